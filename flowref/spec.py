@@ -125,7 +125,11 @@ class BlockSpec:
         """
         if not isinstance(dims_in, (tuple, list)) or not all(isinstance(d, (tuple, list)) for d in dims_in):
             raise IllegalArgument(
-                "dims_in", dims_in, "is no list of shapes", "a list that holds one shape", "Give for example [(4, 8, 8)]."
+                "dims_in",
+                dims_in,
+                "is no list of shapes",
+                "a list that holds one shape",
+                "Give for example [(4, 8, 8)].",
             )
         if len(dims_in) != 1:
             raise IllegalArgument(
@@ -136,7 +140,11 @@ class BlockSpec:
             dims_c = ()
         if not isinstance(dims_c, (tuple, list)):
             raise IllegalArgument(
-                "dims_c", dims_c, "is no list of shapes", "a list with one shape a condition", "Give for example [(2, 8, 8)]."
+                "dims_c",
+                dims_c,
+                "is no list of shapes",
+                "a list with one shape a condition",
+                "Give for example [(2, 8, 8)].",
             )
         if not callable(subnet_constructor):
             raise IllegalArgument(
@@ -201,7 +209,9 @@ def _input_shape(value: object) -> tuple[int, ...]:
     if dims[0] < 1:
         raise IllegalArgument("dims_in", value, f"has {dims[0]} channels", "at least 1 channel", "Give C >= 1.")
     if min(dims) < 1:
-        raise IllegalArgument("dims_in", value, "has an axis without pixels", "every axis >= 1", "Give a non-empty shape.")
+        raise IllegalArgument(
+            "dims_in", value, "has an axis without pixels", "every axis >= 1", "Give a non-empty shape."
+        )
     return dims
 
 
@@ -209,7 +219,9 @@ def _condition_shape(k: int, value: object, S: tuple[int, ...]) -> tuple[int, ..
     name = f"dims_c[{k}]"
     dims = _shape(name, value, str((2, *S)))
     if dims[0] < 0:
-        raise IllegalArgument(name, value, f"has {dims[0]} channels", "0 channels or more", f"Give for example {(2, *S)}.")
+        raise IllegalArgument(
+            name, value, f"has {dims[0]} channels", "0 channels or more", f"Give for example {(2, *S)}."
+        )
     if dims[1:] != S:
         raise IllegalArgument(
             name, value, f"has the spatial shape {dims[1:]}", f"the input's, {S}, as both are concatenated along channels",
@@ -235,7 +247,11 @@ def _clamping(value: object, dialect: Dialect) -> float:
 def _affine_type(value: object) -> str:
     if not isinstance(value, str) or value not in AFFINE_TYPES:
         raise IllegalArgument(
-            "global_affine_type", value, "is unknown", "one of " + ", ".join(AFFINE_TYPES), _nearest(value, AFFINE_TYPES)
+            "global_affine_type",
+            value,
+            "is unknown",
+            "one of " + ", ".join(AFFINE_TYPES),
+            _nearest(value, AFFINE_TYPES),
         )
     return value
 
