@@ -1,0 +1,13 @@
+"""Cases: what decides a pass, drawn, named, stored.
+
+recipe    Recipe: small numbers -> a legal case          bulk      its large numbers, the same everywhere
+case      Case: spec, state, subnet, inputs, its hash    subnets   probes that record what they were given
+regimes   named facts of a case                          stream    covering rows, and Hypothesis strategies
+store     to a file and back                             provider  Hypothesis without constants of modules
+"""
+
+from flowref.cases.case import LAYOUTS, Case
+from flowref.cases.recipe import Recipe
+from flowref.cases.subnets import KINDS, Probe, SubnetSpec
+
+__all__ = ["KINDS", "LAYOUTS", "Case", "Probe", "Recipe", "SubnetSpec"]
