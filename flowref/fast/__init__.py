@@ -1,0 +1,5 @@
+"""The fast AllInOneBlock: an `nn.Module` with the constructor and the state of FrEIA and anomalib."""
+
+from flowref.fast.block import AllInOneBlock
+
+__all__ = ["AllInOneBlock"]

@@ -1,0 +1,443 @@
+"""`AllInOneBlock`, fast form: one pass of spec sections 2 to 5 in torch's own operators.
+
+A pass holds nothing back: what it derives from the state (gather indices, the WY form of the reflections, σ) lives
+in local variables, so every change of the state is seen by the next pass, and a pass inside a pass disturbs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flowref.fast import ops
+from flowref.spec import BlockSpec, Dialect, IllegalArgument
+
+# How far an element of WᵀW − I may lie from 0 in a matrix that is loaded: rounding to bfloat16 stays below.
+ORTHOGONAL_WITHIN = 1 / 64
+
+
+class AllInOneBlock(nn.Module):
+    """One invertible step of a normalizing flow: coupling, global affine, channel mixing.
+
+        z      = W⁻¹ x  if reverse_permutation, else x;  p, q = its passive and active channels
+        k, t   = coefficients of subnet(cat(p, *c));  l = clamp(k), less its mean per sample if gin_block
+        y      = W (σ ⊙ cat(p, q ⊙ exp(l) + t) + o),  σ = Ψ(global_scale), or 1 if gin_block
+        logdet = Σ l + N Σ log σ
+
+    In the dialect `documented` the active channels come first, o is added after W, and k, t are not scaled by 0.1.
+
+    Arguments are those of FrEIA and anomalib, checked by `BlockSpec` (IllegalArgument, a ValueError), and `dialect`,
+    one of "anomalib", "freia-main", "documented"; it is not part of the state. Random initial values come from torch's
+    CPU generator alone, whatever the default dtype and device.
+
+    State: `global_scale`, `global_offset` (1, C, 1…), trained; without reflections the buffers `w_perm`, `w_perm_inv`,
+    (C, C, 1…), or index vectors (C,) for a hard permutation in `freia-main`; with reflections the buffer `w_0` (C, C)
+    and `vk_householder` (n, C), trained; `subnet.*`. W is held in buffers, so that neither `requires_grad_(True)` nor
+    an optimizer or an average over parameters can touch it.
+    """
+
+    not_claimed: frozenset[str] = frozenset()
+
+    global_scale: nn.Parameter
+    global_offset: nn.Parameter
+    w_perm: Tensor
+    w_perm_inv: Tensor
+    w_0: Tensor
+    vk_householder: nn.Parameter
+
+    def __init__(
+        self,
+        dims_in: Sequence[tuple[int, ...]],
+        dims_c: Sequence[tuple[int, ...]] | None = None,
+        subnet_constructor: Callable[[int, int], nn.Module] | None = None,
+        affine_clamping: float = 2.0,
+        gin_block: bool = False,
+        global_affine_init: float = 1.0,
+        global_affine_type: str = "SOFTPLUS",
+        permute_soft: bool = False,
+        learned_householder_permutation: int = 0,
+        reverse_permutation: bool = False,
+        *,
+        dialect: Dialect | str = "anomalib",
+    ) -> None:
+        super().__init__()
+        spec = BlockSpec.from_arguments(
+            dims_in,
+            dims_c,
+            subnet_constructor,
+            affine_clamping=affine_clamping,
+            gin_block=gin_block,
+            global_affine_init=global_affine_init,
+            global_affine_type=global_affine_type,
+            permute_soft=permute_soft,
+            learned_householder_permutation=learned_householder_permutation,
+            reverse_permutation=reverse_permutation,
+            dialect=dialect,
+        )
+        self.spec = spec
+        self.dialect = spec.dialect
+        # As FrEIA's containers expect of a module.
+        self.dims_in, self.dims_c = [spec.dims], list(spec.dims_c)
+
+        C, ones = spec.C, (1,) * spec.rank
+        dtype, device = torch.get_default_dtype(), torch.get_default_device()
+        s = _initial_scale(spec, dtype)
+        self.global_scale = nn.Parameter(torch.full((1, C, *ones), s, dtype=dtype, device=device))
+        self.global_offset = nn.Parameter(torch.zeros((1, C, *ones), dtype=dtype, device=device))
+
+        index = None if spec.permute_soft else ops.draw_index(C)
+        W = ops.draw_rotation(C) if index is None else ops.matrix_of(index, torch.float64)
+        n = spec.learned_householder_permutation
+        if n:
+            self.register_buffer("w_0", W.to(device, dtype))
+            vectors = 0.2 * torch.randn(n, C, dtype=torch.float64, device="cpu")
+            self.vk_householder = nn.Parameter(vectors.to(device, dtype))
+        elif index is not None and spec.dialect is Dialect.FREIA_MAIN:
+            self.register_buffer("w_perm", index.to(device))
+            self.register_buffer("w_perm_inv", index.argsort().to(device))
+        else:
+            W = W.to(device, dtype)
+            self.register_buffer("w_perm", W.reshape(C, C, *ones))
+            # A storage of its own, in plain order: copies and checkpoint formats ask for both.
+            self.register_buffer("w_perm_inv", W.mT.contiguous().clone().reshape(C, C, *ones))
+
+        assert subnet_constructor is not None  # BlockSpec has refused all that can't be called
+        subnet = subnet_constructor(spec.subnet_in, spec.subnet_out)
+        if not isinstance(subnet, nn.Module):
+            raise IllegalArgument(
+                "subnet_constructor",
+                subnet_constructor,
+                f"gave {subnet!r:.80}",
+                "a torch.nn.Module from (channels_in, channels_out)",
+                "Return the module that it builds.",
+            )
+        self.subnet = subnet
+
+    # ---- one pass
+
+    def forward(
+        self, x: Sequence[Tensor], c: Sequence[Tensor] | None = None, rev: bool = False, jac: bool = True
+    ) -> tuple[tuple[Tensor], Tensor]:
+        """``((y,), logdet)`` of the pass, or of its inverse where `rev` is true.
+
+        x: one tensor (B, C, *S) in a sequence; c: one tensor (B, C_k, *S) for each entry of dims_c. logdet: (B,), given
+        whatever `jac` says. Raises TypeError, ValueError or RuntimeError before the subnet is called, or, where its
+        answer has another shape than (B, 2A, *S), after its one call.
+
+        float16 and bfloat16 are computed in float32 and rounded once, at the end. Under autocast only the subnet runs
+        in the lower precision, and the results have the dtype of the parameters.
+        """
+        reverse = bool(rev)
+        z, conditions = self._admit(x, c)
+        given, owned = z.dtype, self.global_scale.dtype
+        work = torch.float32 if owned in (torch.float16, torch.bfloat16) else owned
+
+        with _full_precision(z):
+            z = z.to(work)
+            sigma, log_sigma, o = self._global_affine(work)
+            W = _Mixing(self, work)
+            if reverse:
+                z = self._undo_affine(W, z, sigma, o)
+            elif self.spec.reverse_permutation:
+                z = W.undo(z)
+            p, q = self._split(z)
+            # cat copies even a single tensor, so that a subnet that writes to its input reaches nobody else's.
+            asked = torch.cat((p.to(given), *conditions), 1)
+
+        answer = self._checked(self.subnet(asked), z)
+
+        with _full_precision(z):
+            a = answer.to(work)
+            l, logdet = self._log_scale(a)  # noqa: E741
+            t, unit = a[:, self.spec.A :], self._unit
+            if reverse:
+                y = self._join(p, torch.sub(q, t, alpha=unit) * torch.exp(-l))
+                if self.spec.reverse_permutation:
+                    y = W.apply(y)
+            else:
+                u = self._join(p, torch.add(q * torch.exp(l), t, alpha=unit))
+                y = self._affine(W, u, sigma, o)
+            if log_sigma is not None:
+                logdet = logdet + self.spec.N * log_sigma
+            return (y.to(owned),), (-logdet if reverse else logdet).to(owned)
+
+    def output_dims(self, input_dims: Any) -> Any:
+        """The shapes of the outputs: those of the inputs."""
+        return input_dims
+
+    def extra_repr(self) -> str:
+        """What the block was asked to be."""
+        return repr(self.spec)
+
+    # ---- the formulas' parts
+
+    @property
+    def _unit(self) -> float:
+        """What the subnet's answer is multiplied by to give k and t."""
+        return 1.0 if self.dialect is Dialect.DOCUMENTED else 0.1
+
+    def _split(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """p, q: passive and active channels."""
+        P, A = self.spec.P, self.spec.A
+        if self.dialect is Dialect.DOCUMENTED:
+            return z[:, A:], z[:, :A]
+        return z[:, :P], z[:, P:]
+
+    def _join(self, p: Tensor, q: Tensor) -> Tensor:
+        """The inverse of `_split`."""
+        return torch.cat((q, p) if self.dialect is Dialect.DOCUMENTED else (p, q), 1)
+
+    def _log_scale(self, a: Tensor) -> tuple[Tensor, Tensor]:
+        """l, (B, A, *S), and Σ l over channels and pixels, (B,), of a subnet's answer a."""
+        alpha, axes = self.spec.affine_clamping, tuple(range(1, a.dim()))
+        k = a[:, : self.spec.A]
+        k = k if self._unit == 1 else self._unit * k
+        if self.dialect is Dialect.FREIA_MAIN:
+            # An α below the smallest normal number would divide by 0; l moves by less than that number.
+            alpha = max(alpha, torch.finfo(a.dtype).tiny)
+            k = k if alpha == 1 else k / alpha
+        l = alpha * torch.tanh(k)  # noqa: E741
+        if not self.spec.gin_block:
+            return l, l.sum(axes)
+        if self.spec.A:  # at C = 1 there is nothing to average
+            l = l - l.mean(axes, keepdim=True)  # noqa: E741
+        # The centred sum is 0 in exact arithmetic. One element times 0 keeps it part of the graph, as the sum would be.
+        return l, 0 * l.flatten(1)[:, :1].sum(1)
+
+    def _global_affine(self, work: torch.dtype) -> tuple[Tensor | None, Tensor | None, Tensor]:
+        """σ (1, C, 1…), Σ log σ, o; None for the first two where σ = 1."""
+        o = self.global_offset.to(work)
+        if self.spec.gin_block:
+            return None, None, o
+        kind, s = self.spec.global_affine_type, self.global_scale.to(work)
+        sigma = ops.global_scale(kind, s)
+        return sigma, (s if kind == "EXP" else torch.log(sigma)).sum(), o
+
+    def _affine(self, W: _Mixing, u: Tensor, sigma: Tensor | None, o: Tensor) -> Tensor:
+        """W (σ u + o), or W (σ u) + o as documented."""
+        if self.dialect is Dialect.DOCUMENTED:
+            return W.apply(u if sigma is None else sigma * u) + o
+        return W.apply(u + o if sigma is None else torch.addcmul(o, sigma, u))
+
+    def _undo_affine(self, W: _Mixing, y: Tensor, sigma: Tensor | None, o: Tensor) -> Tensor:
+        """(W⁻¹ y − o) / σ, or W⁻¹ (y − o) / σ as documented."""
+        v = W.undo(y - o) if self.dialect is Dialect.DOCUMENTED else W.undo(y) - o
+        return v if sigma is None else v / sigma
+
+    # ---- what is refused
+
+    def _admit(self, x: object, c: object) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The input and the conditions, each held against its own entry of dims_in and dims_c."""
+        shapes = [("x[0]", self.spec.dims)] + [(f"c[{k}]", dims) for k, dims in enumerate(self.spec.dims_c)]
+        held = _tensors("x", x, [self.spec.dims]) + _tensors("c", () if c is None else c, self.spec.dims_c)
+        B = held[0].shape[0] if held[0].dim() else 0
+        parameters = self.global_scale
+        autocast = _autocasts(held[0])
+        for (name, dims), tensor in zip(shapes, held, strict=True):
+            wanted = ("B", *dims) if name == "x[0]" else (B, *dims)
+            if tensor.dim() != len(wanted) or tuple(tensor.shape[1:]) != dims or tensor.shape[0] != B:
+                raise ValueError(
+                    f"{name} has shape {tuple(tensor.shape)}: expected {_shown(wanted)}, batch axis first, "
+                    f"then the shape that the block was built for. Give a tensor of that shape."
+                )
+            if tensor.device != parameters.device:
+                raise RuntimeError(
+                    f"{name} is on {tensor.device}: expected {parameters.device}, where the block's parameters are. "
+                    f"Move the one or the other with .to()."
+                )
+            if not (tensor.is_floating_point() if autocast else tensor.dtype == parameters.dtype):
+                raise TypeError(
+                    f"{name} has dtype {tensor.dtype}: expected {parameters.dtype}, the parameters' dtype "
+                    f"(under autocast another floating one may come). Convert the one or the other with .to()."
+                )
+        return held[0], tuple(held[1:])
+
+    def _checked(self, answer: object, z: Tensor) -> Tensor:
+        """The subnet's answer, where it has the one shape that needs no broadcasting."""
+        wanted = (z.shape[0], self.spec.subnet_out, *self.spec.S)
+        if not isinstance(answer, Tensor):
+            raise TypeError(f"the subnet answered with {type(answer).__name__}: expected one tensor of shape {wanted}.")
+        if tuple(answer.shape) != wanted:
+            raise ValueError(
+                f"the subnet answered with shape {tuple(answer.shape)}: expected {wanted}, {self.spec.A} channels each "
+                f"for scaling and shift at every sample and pixel; nothing is broadcast. Build it with "
+                f"subnet_constructor({self.spec.subnet_in}, {self.spec.subnet_out})."
+            )
+        if answer.device != z.device or not answer.is_floating_point():
+            raise RuntimeError(
+                f"the subnet answered with {answer.dtype} on {answer.device}: expected a floating dtype on {z.device}, "
+                f"where its input was. Move the whole block with .to()."
+            )
+        return answer
+
+    # ---- state
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        """Takes W in either form, checked, and in the form that this block stores; then what every module does.
+
+        Raises RuntimeError, before anything of this block is changed, for an index that is no permutation, a matrix
+        with an element of WᵀW − I above 1/64, an inverse that is not the transpose.
+        """
+        names = ("w_0",) if self.spec.learned_householder_permutation else ("w_perm", "w_perm_inv")
+        given = {name: state_dict[prefix + name] for name in names if prefix + name in state_dict}
+        for name, value in given.items():
+            self._check_mixing(prefix + name, value)
+        if given and len(names) == 2:
+            # Where only one of the two comes, the other stays, and must still be its inverse.
+            W, inverse = (_as_matrix(given.get(name, getattr(self, name))) for name in names)
+            if not (W.is_meta or inverse.is_meta) and not torch.equal(W.mT.cpu(), inverse.cpu()):
+                alone = f" Only {prefix}{next(iter(given))} was given: give both." if len(given) == 1 else ""
+                raise RuntimeError(
+                    f"{prefix}w_perm_inv is not exactly the transpose of {prefix}w_perm: up to rounding of a stored W, "
+                    f"W⁻¹ = Wᵀ, and both entries must say the same.{alone}"
+                )
+        # load_state_dict hands over a copy of the user's dict, but only since it must not be written to.
+        state_dict = dict(state_dict)
+        assign = bool((args[0] if args else kwargs["local_metadata"]).get("assign_to_params_buffers", False))
+        scale = state_dict.get(prefix + "global_scale", self.global_scale) if assign else self.global_scale
+        for name, value in self._stored_form(given, scale).items():
+            state_dict[prefix + name] = value
+            if getattr(self, name).shape != value.shape:
+                dtype = self.global_scale.dtype if value.is_floating_point() else value.dtype
+                setattr(self, name, torch.empty_like(value, dtype=dtype, device=self.global_scale.device))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _check_mixing(self, name: str, value: object) -> None:
+        C = self.spec.C
+        matrix = (C, C) if self.spec.learned_householder_permutation else (C, C) + (1,) * self.spec.rank
+        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        whole = isinstance(value, Tensor) and not value.is_floating_point() and not value.is_complex()
+        if not isinstance(value, Tensor) or shape != ((C,) if whole else matrix):
+            raise RuntimeError(
+                f"{name} has shape {shape}: expected {matrix}, a floating matrix, or {(C,)}, an index vector of int64."
+            )
+        if value.is_meta:
+            return
+        if whole:
+            if not ops.is_permutation(value):
+                raise RuntimeError(
+                    f"{name} is no permutation: expected each of 0 to {C - 1} once, got {value.tolist()!r:.80}."
+                )
+            return
+        distance = ops.distance_from_orthogonal(value.detach().reshape(C, C))
+        if not distance <= ORTHOGONAL_WITHIN:
+            raise RuntimeError(
+                f"{name} is not orthogonal: an element of WᵀW − I has magnitude {distance:.3g}, expected at most 1/64, "
+                f"which rounding to bfloat16 stays below."
+            )
+
+    def _stored_form(self, given: dict[str, Tensor], scale: Tensor) -> dict[str, Tensor]:
+        """The loaded W as this block stores it: index vectors for a hard permutation in freia-main, else matrices.
+
+        A matrix that is no permutation stays one, also in a hard block. Each value has a storage of its own.
+        """
+        hard = not (self.spec.permute_soft or self.spec.learned_householder_permutation)
+        indices = {name: _as_index(value) for name, value in given.items()}
+        if hard and self.dialect is Dialect.FREIA_MAIN and all(index is not None for index in indices.values()):
+            return {name: index for name, index in indices.items() if index is not None}
+        ones = () if self.spec.learned_householder_permutation else (1,) * self.spec.rank
+        return {
+            name: (
+                value.detach().clone(memory_format=torch.contiguous_format)
+                if value.is_floating_point()
+                else ops.matrix_of(value, scale.dtype).reshape(self.spec.C, self.spec.C, *ones)
+            )
+            for name, value in given.items()
+        }
+
+
+class _Mixing:
+    """W and W⁻¹ as they stand at the beginning of one pass; without reflections W⁻¹ is what w_perm_inv holds."""
+
+    def __init__(self, block: AllInOneBlock, work: torch.dtype) -> None:
+        self.may_gather = not block.spec.permute_soft
+        self.reflections: ops.Reflections | None = None
+        self.reflections_first = block.dialect is not Dialect.DOCUMENTED  # W = W₀ H₁…H_n, else H₁…H_n W₀
+        if block.spec.learned_householder_permutation:
+            self.there, self.back = block.w_0, block.w_0.mT
+            self.reflections = ops.Reflections.of(block.vk_householder.to(work))
+        else:
+            self.there, self.back = block.w_perm, block.w_perm_inv
+
+    def apply(self, v: Tensor) -> Tensor:
+        """W v."""
+        if self.reflections is None:
+            return ops.mix(self.there, v, may_gather=self.may_gather)
+        if self.reflections_first:
+            return ops.mix(self.there, self.reflections.apply(v), may_gather=self.may_gather)
+        return self.reflections.apply(ops.mix(self.there, v, may_gather=self.may_gather))
+
+    def undo(self, v: Tensor) -> Tensor:
+        """W⁻¹ v."""
+        if self.reflections is None:
+            return ops.mix(self.back, v, may_gather=self.may_gather)
+        if self.reflections_first:
+            return self.reflections.undo(ops.mix(self.back, v, may_gather=self.may_gather))
+        return ops.mix(self.back, self.reflections.undo(v), may_gather=self.may_gather)
+
+
+def _initial_scale(spec: BlockSpec, dtype: torch.dtype) -> float:
+    """The s with Ψ(s) = g. Raises IllegalArgument where Ψ(s), s rounded to dtype, is no normal number of dtype."""
+    kind, g = spec.global_affine_type, spec.global_affine_init
+    s = ops.initial_scale(kind, g)
+    rounded = torch.tensor(s, dtype=torch.float64, device="cpu").to(dtype).double()
+    reached, limits = float(ops.global_scale(kind, rounded)), torch.finfo(dtype)
+    if not (limits.tiny <= reached <= limits.max and limits.tiny <= g <= limits.max):
+        raise IllegalArgument(
+            "global_affine_init",
+            g,
+            f"can't be reached by {kind} in {dtype}",
+            f"a g for which Ψ(s) is a normal number, {limits.tiny:.3g} to {limits.max:.3g}, of a finite s",
+            "Use a g nearer to 1, or a wider default dtype.",
+        )
+    return s
+
+
+def _tensors(name: str, given: object, dims: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    """The tensors of a sequence that has one for each of dims."""
+    wanted = f"a list or tuple of {len(dims)} tensors" + (
+        f", of shapes {_shown([('B', *d) for d in dims])}" if dims else ""
+    )
+    if isinstance(given, Tensor):
+        raise TypeError(
+            f"{name} is a bare tensor of shape {tuple(given.shape)}: expected {wanted}. Put it into a list: [{name}]."
+        )
+    if not isinstance(given, Sequence) or isinstance(given, (str, bytes)):
+        raise TypeError(f"{name} is of type {type(given).__name__}: expected {wanted}.")
+    if len(given) != len(dims):
+        raise ValueError(f"{name} holds {len(given)} tensors: expected {wanted}.")
+    for k, tensor in enumerate(given):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name}[{k}] is of type {type(tensor).__name__}: expected {wanted}.")
+    return list(given)
+
+
+def _shown(shape: Sequence[Any]) -> str:
+    """A shape, or a list of them, with B for the batch."""
+    return str(tuple(shape) if not isinstance(shape, list) else shape).replace("'", "")
+
+
+def _autocasts(x: Tensor) -> bool:
+    return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
+
+
+def _full_precision(x: Tensor) -> AbstractContextManager[Any]:
+    """Keeps autocast away from all but the subnet."""
+    return torch.autocast(x.device.type, enabled=False) if _autocasts(x) else nullcontext()
+
+
+def _as_matrix(value: Tensor) -> Tensor:
+    if not value.is_floating_point():
+        return ops.matrix_of(value, torch.float64)
+    return value.detach().reshape(len(value), len(value)).double()
+
+
+def _as_index(value: Tensor) -> Tensor | None:
+    """The permutation that a loaded W holds, int64, or None."""
+    if not value.is_floating_point():
+        return value.detach().to(torch.int64, copy=True)
+    return ops.one_hot_index(value.detach().reshape(len(value), len(value)))
