@@ -1,0 +1,137 @@
+"""What a law is, and the list of them.
+
+A law is one short function in the module of its family, under the decorator `law`. Everything about it stands there:
+id (module and function name), statement (first line of its docstring), bound, what it sees and is blind to
+(the docstring's fields), formula, regimes that it must have met, the faults that break it, where it applies.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+
+FAMILIES = (
+    "shape",
+    "reference",
+    "inverse",
+    "logdet",
+    "gin",
+    "affine",
+    "clamp",
+    "permutation",
+    "coupling",
+    "gradient",
+    "batch",
+)
+BOTH = ("forward", "reverse")
+ONCE = ("both",)  # a law about both directions at once, or about none
+EDGES = ("batch-0", "channels-1", "reflections-hard", "alpha-0")
+FIELDS = ("Bound", "Sees", "Blind to", "Spec", "Since")
+
+
+@dataclass(frozen=True)
+class Law:
+    """One claim about the block, checked on one case by ``body(run)``, which raises LawBroken or returns."""
+
+    id: str
+    formula: str
+    statement: str
+    text: Mapping[str, str]  # FIELDS -> what the docstring says
+    body: Callable[[Any], None] = field(repr=False)
+    broken_by: tuple[str, ...]
+    regimes: tuple[str, ...] = ()
+    fix: Mapping[str, Any] = field(default_factory=dict)  # field of Recipe -> value, or tuple of values
+    directions: tuple[str, ...] = BOTH
+    precisions: tuple[str, ...] | None = None  # None: every precision asked for
+    needs: frozenset[str] = frozenset()  # words of not_claimed that excuse the target
+    edges: tuple[str, ...] = ()  # edges that it meets too, each in a pass of its own
+    only_edges: bool = False
+    gatekeeper: str | None = None  # the edge that it guards
+    once: bool = False  # one example, which holds all its samples
+
+    @property
+    def family(self) -> str:
+        return self.id.split(".")[0]
+
+    @property
+    def name(self) -> str:
+        return self.id.split(".")[1]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def source(self) -> tuple[str, int]:
+        """File and line where the law stands."""
+        return inspect.getsourcefile(self.body) or "?", inspect.getsourcelines(self.body)[1]
+
+
+_LAWS: dict[str, Law] = {}
+
+
+def law(formula: str, *, broken_by: str | tuple[str, ...], **options: Any) -> Callable[[Callable[[Any], None]], Law]:
+    """Register the function below as a law. Refuses, at import, a law without its text or with a known id."""
+
+    def register(body: Callable[[Any], None]) -> Law:
+        id = f"{body.__module__.rsplit('.', 1)[1]}.{body.__name__.replace('_', '-')}"
+        statement, text = _parse(id, inspect.getdoc(body) or "")
+        if id in _LAWS:
+            raise ValueError(f"law {id} is there already: give the second another name")
+        faults = (broken_by,) if isinstance(broken_by, str) else broken_by
+        if "needs" in options:
+            options["needs"] = frozenset(options["needs"])
+        one = _LAWS[id] = Law(id, formula, statement, text, body, faults, **options)
+        return one
+
+    return register
+
+
+def _parse(id: str, doc: str) -> tuple[str, dict[str, str]]:
+    """Statement and fields of a law's docstring."""
+    statement, _, rest = doc.partition("\n")
+    text = {
+        name: " ".join(found.group(1).split())
+        for name in FIELDS
+        if (found := re.search(rf"^{name}: (.*?)(?=^(?:{'|'.join(FIELDS)}): |\Z)", rest, re.S | re.M))
+    }
+    # "Spec: 2. Since: 0.1." stand on one line
+    for name in ("Spec", "Since"):
+        if found := re.search(rf"\b{name}: ([^\n]*?)\.(?: |$)", rest, re.M):
+            text[name] = found.group(1)
+    missing = [name for name in FIELDS if not text.get(name)]
+    if not statement or missing:
+        raise ValueError(f"law {id} lacks {', '.join(missing) or 'a docstring'}: each law carries {', '.join(FIELDS)}")
+    return statement.rstrip("."), text
+
+
+def all() -> tuple[Law, ...]:
+    """Every law, by family, in the order in which they stand."""
+    for name in FAMILIES:
+        import_module(f"flowref.laws.{name}")
+    order = {name: i for i, name in enumerate(FAMILIES)}
+    return tuple(sorted(_LAWS.values(), key=lambda one: order[one.family]))
+
+
+def families() -> tuple[str, ...]:
+    return FAMILIES
+
+
+def family(name: str) -> tuple[Law, ...]:
+    """The laws of one family."""
+    return find(name)
+
+
+def find(text: str) -> tuple[Law, ...]:
+    """The law of this id, or the laws of this family. KeyError with the nearest spelling."""
+    laws = all()
+    found = tuple(one for one in laws if text in (one.id, one.family))
+    if not found:
+        known = [one.id for one in laws] + list(FAMILIES)
+        near = get_close_matches(text, known, n=1, cutoff=0.4)
+        raise KeyError(f"no law {text!r}." + (f" Did you mean {near[0]}?" if near else "") + " `flowref laws` lists all.")
+    return found
