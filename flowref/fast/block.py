@@ -90,7 +90,7 @@ class AllInOneBlock(nn.Module):
         self.global_offset = nn.Parameter(torch.zeros((1, C, *ones), dtype=dtype, device=device))
 
         index = None if spec.permute_soft else ops.draw_index(C)
-        W = ops.draw_rotation(C) if index is None else ops.matrix_of(index, torch.float64)
+        W = _own(ops.draw_rotation(C) if index is None else ops.matrix_of(index, torch.float64))
         n = spec.learned_householder_permutation
         if n:
             self.register_buffer("w_0", W.to(device, dtype))
@@ -102,8 +102,7 @@ class AllInOneBlock(nn.Module):
         else:
             W = W.to(device, dtype)
             self.register_buffer("w_perm", W.reshape(C, C, *ones))
-            # A storage of its own, in plain order: copies and checkpoint formats ask for both.
-            self.register_buffer("w_perm_inv", W.mT.contiguous().clone().reshape(C, C, *ones))
+            self.register_buffer("w_perm_inv", _own(W.mT).reshape(C, C, *ones))
 
         assert subnet_constructor is not None  # BlockSpec has refused all that can't be called
         subnet = subnet_constructor(spec.subnet_in, spec.subnet_out)
@@ -342,7 +341,7 @@ class AllInOneBlock(nn.Module):
         ones = () if self.spec.learned_householder_permutation else (1,) * self.spec.rank
         return {
             name: (
-                value.detach().clone(memory_format=torch.contiguous_format)
+                _own(value.detach())
                 if value.is_floating_point()
                 else ops.matrix_of(value, scale.dtype).reshape(self.spec.C, self.spec.C, *ones)
             )
@@ -428,6 +427,11 @@ def _autocasts(x: Tensor) -> bool:
 def _full_precision(x: Tensor) -> AbstractContextManager[Any]:
     """Keeps autocast away from all but the subnet."""
     return torch.autocast(x.device.type, enabled=False) if _autocasts(x) else nullcontext()
+
+
+def _own(value: Tensor) -> Tensor:
+    """A copy with a storage of its own in plain order, as copies of a block and checkpoint formats ask for."""
+    return value.clone(memory_format=torch.contiguous_format)
 
 
 def _as_matrix(value: Tensor) -> Tensor:

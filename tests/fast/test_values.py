@@ -159,7 +159,7 @@ def test_half_precision_rounds_only_where_values_are_handed_over(block, dtype, d
     """The subnet is zero but for its bias, so that its own roundings in half precision are exact."""
     unit = torch.finfo(dtype).eps / 2
     for soft, n, gin in ((False, 0, False), (True, 0, False), (True, 3, False), (False, 0, True)):
-        flags = dict(permute_soft=soft, learned_householder_permutation=n, gin_block=gin)
+        flags = {"permute_soft": soft, "learned_householder_permutation": n, "gin_block": gin}
         made = block((4, 3), dialect=dialect, **flags).to(dtype)
         with torch.no_grad():
             made.subnet.w.zero_()
