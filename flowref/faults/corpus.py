@@ -146,6 +146,13 @@ FAULTS: tuple[Fault, ...] = (
         ),
     ),
     fault(
+        "forward-drops-offset-after-reverse",
+        "inverse.forward-undoes-reverse",
+        "a block that has run in reverse forgets its offset; blind: forward on a block of its own, offset 0",
+        (CHECKED, CHECKED + '\n        self.reversed = getattr(self, "reversed", False) or bool(rev)'),
+        (OFFSET_FORWARD, OFFSET_FORWARD.replace("self.global", "(not self.reversed) * self.global")),
+    ),
+    fault(
         "second-pass-clamps-wider",
         "inverse.reverse-undoes-forward",
         "α is 1% larger from the second call of a block on; blind: one pass a block, l = 0",
@@ -153,7 +160,7 @@ FAULTS: tuple[Fault, ...] = (
         ("alpha = self.spec.affine_clamping", "alpha = self.spec.affine_clamping * (1.0 if self.passes < 2 else 1.01)"),
     ),
     fault(
-        "reverse-logdet-without-minus",
+        "reverse-logdet-keeps-sign",
         "inverse.log-dets-cancel",
         "the log-det of reverse has the sign of forward",
         (VOLUME_REVERSE, VOLUME_FORWARD),
@@ -171,14 +178,14 @@ FAULTS: tuple[Fault, ...] = (
         (VOLUME_REVERSE, "logdet = -self.volume(-l, sigma)"),
     ),
     fault(
-        "exp-of-0-one-ulp-high",
+        "scale-is-one-plus-epsilon",
         "inverse.exact-where-arithmetic-is-exact",
         "within the bounds of other laws, but exp(0) is not 1",
         ("return q * torch.exp(l) + t", "return q * (torch.exp(l) * (1 + torch.finfo(l.dtype).eps)) + t"),
     ),
     # logdet
     fault(
-        "logdet-negated",
+        "logdets-both-negated",
         "logdet.equals-jacobian",
         "in both directions, so the two still cancel",
         (TOTAL, "return -(coupling + affine)"),
@@ -278,7 +285,7 @@ FAULTS: tuple[Fault, ...] = (
         (COUPLING_SUM, "coupling = l.sum(dim=1)"),
     ),
     fault(
-        "logdet-as-a-column",
+        "logdet-keeps-an-axis",
         "logdet.one-value-a-sample",
         "shape (B, 1)",
         (TOTAL, "return (coupling + affine).reshape(len(l), 1)"),
@@ -290,13 +297,13 @@ FAULTS: tuple[Fault, ...] = (
         (TOTAL, "return (coupling + affine).squeeze()"),
     ),
     fault(
-        "logdet-of-gin-a-scalar",
+        "logdet-is-one-number-under-gin",
         "logdet.one-value-a-sample",
         "GIN answers one 0 for the whole batch",
         (TOTAL, "return coupling.new_zeros(()) if self.spec.gin_block else coupling + affine"),
     ),
     fault(
-        "logdet-of-the-whole-batch",
+        "logdet-sums-over-the-batch",
         "logdet.independent-of-the-batch",
         "Σ l over samples too; blind: B = 1, GIN",
         (COUPLING_SUM, "coupling = l.sum().expand(len(l))"),
@@ -308,17 +315,20 @@ FAULTS: tuple[Fault, ...] = (
         (AFFINE_SUM, "affine = len(l) * self.spec.N * torch.log(sigma).sum()"),
     ),
     fault(
-        "jac-false-skips-the-mixing",
+        "jac-false-skips-global-affine",
         "logdet.jac-false-changes-no-output",
-        "jac=False takes a short cut",
+        "σ = 1 without jac; blind: σ = 1, GIN",
         (
             "y, logdet = self.pass_reverse(",
             "self.jac = jac\n        y, logdet = self.pass_reverse(",
         ),
-        (MIXED, "return (M @ columns).reshape(x.shape) if self.jac else x"),
+        (
+            "if self.spec.gin_block:\n            return torch.ones_like(s)",
+            "if self.spec.gin_block or not self.jac:\n            return torch.ones_like(s)",
+        ),
     ),
     fault(
-        "logdet-summed-one-by-one",
+        "logdet-sums-one-by-one",
         "logdet.long-sums-stay-accurate",
         "a naive running sum; float32, about a thousand terms or more of like size",
         (
@@ -373,7 +383,8 @@ FAULTS: tuple[Fault, ...] = (
         (
             T,
             T
-            + "\n        kept = (torch.arange(self.spec.N, device=t.device) < 256).reshape(self.spec.S)\n        t = t * kept",
+            + "\n        kept = (torch.arange(self.spec.N, device=t.device) < 256).reshape(self.spec.S)"
+            + "\n        t = t * kept",
         ),
     ),
     fault(
@@ -477,7 +488,7 @@ FAULTS: tuple[Fault, ...] = (
         (MEAN, "return l - l.mean(dim=1, keepdim=True)"),
     ),
     fault(
-        "gin-mean-over-pixels-only",
+        "gin-mean-per-channel",
         "gin.mean-is-per-sample",
         "the log-det is still 0; blind: A = 1, rank 0",
         (MEAN, "axes = tuple(range(2, l.ndim)) or (1,)\n        return l - l.mean(dim=axes, keepdim=True)"),
@@ -499,7 +510,7 @@ FAULTS: tuple[Fault, ...] = (
         ),
     ),
     fault(
-        "gin-keeps-the-global-scale",
+        "gin-keeps-global-scale",
         "gin.ignores-global-scale",
         "σ = Ψ(s) under GIN; blind: σ = 1",
         (
@@ -509,7 +520,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     # affine
     fault(
-        "initial-sigmoid-scale-is-log-g",
+        "initial-scale-is-log-g",
         "affine.initial-scale-is-g",
         "Ψ(log g) is 1.19 at g = 1",
         ("return 2 + math.log(g) - math.log(10 - g)", "return math.log(g)"),
@@ -530,13 +541,13 @@ FAULTS: tuple[Fault, ...] = (
         ),
     ),
     fault(
-        "initial-scale-ignored",
+        "initial-scale-ignores-g",
         "affine.initial-scale-is-g",
         "g has no effect; blind: g = 1",
         ("g = self.spec.global_affine_init", "g = 1.0"),
     ),
     fault(
-        "sigmoid-without-its-shift",
+        "sigmoid-scale-off-by-shift",
         "affine.scale-follows-its-activation",
         "Ψ(s) = 10 sigmoid(s), and the initial value to match",
         ("return 10 * torch.sigmoid(s - 2)", "return 10 * torch.sigmoid(s)"),
@@ -571,6 +582,15 @@ FAULTS: tuple[Fault, ...] = (
         "affine.scale-enters-once",
         "consistent in both directions; blind: all channels alike",
         ("s = self.global_scale\n", "s = self.global_scale[:, :1].expand_as(self.global_scale)\n"),
+    ),
+    fault(
+        "scale-applied-after-mixing",
+        "affine.scale-enters-once",
+        "σ (W u) for W (σ u), o in its place; consistent; blind: all scales alike",
+        (SCALED, "return sigma * self.mix(W, u) + self.mix(W, o.expand_as(u))"),
+        (SCALED_DOCUMENTED, "return sigma * self.mix(W, u) + o"),
+        (UNSCALED, "return self.mix(V, (y - self.mix(V.T, o.expand_as(y))) / sigma)"),
+        (UNSCALED_DOCUMENTED, "return self.mix(V, (y - o) / sigma)"),
     ),
     fault(
         "scale-enters-twice",
@@ -676,7 +696,7 @@ FAULTS: tuple[Fault, ...] = (
         (TANH, "T = k"),
     ),
     fault(
-        "clamp-arctangent",
+        "clamp-reaches-past-alpha",
         "clamp.bounded-by-alpha",
         "α atan(k) reaches π/2 α",
         (TANH, "T = torch.atan(k)"),
@@ -696,7 +716,7 @@ FAULTS: tuple[Fault, ...] = (
         dialects=("freia-main",),
     ),
     fault(
-        "tanh-through-sigmoid",
+        "tanh-loses-digits-near-0",
         "clamp.accurate-near-0",
         "2 sigmoid(2k) − 1 loses its relative accuracy near 0",
         (TANH, "T = 2 * torch.sigmoid(2 * k) - 1"),
@@ -720,7 +740,7 @@ FAULTS: tuple[Fault, ...] = (
         (TANH, "T = torch.tanh(torch.where(k < 0, 0.875 * k, k))"),
     ),
     fault(
-        "tanh-through-exp",
+        "clamp-through-exp-overflows",
         "clamp.saturates-without-overflow",
         "(e^2k − 1) / (e^2k + 1) is Inf / Inf at large k",
         (TANH, "T = (torch.exp(2 * k) - 1) / (torch.exp(2 * k) + 1)"),
@@ -746,14 +766,14 @@ FAULTS: tuple[Fault, ...] = (
         dialects=UNDIVIDED,
     ),
     fault(
-        "shift-clamped",
+        "shift-is-clamped-too",
         "clamp.leaves-shift-alone",
         "tanh(t) for t, in both directions",
         (T, "t = torch.tanh(factor * a[:, self.spec.A :])"),
     ),
     # permutation
     fault(
-        "rotation-is-a-gaussian-matrix",
+        "soft-is-not-orthogonal",
         "permutation.w-is-orthogonal",
         "a new soft W has no orthogonal columns",
         ("    return Q\n", "    return torch.randn(C, C, dtype=torch.float64) / math.sqrt(C)\n"),
@@ -766,25 +786,25 @@ FAULTS: tuple[Fault, ...] = (
         (FROM_RIGHT, FROM_RIGHT.replace("2 / (v @ v)", "1 / (v @ v)")),
     ),
     fault(
-        "rotation-of-either-determinant",
+        "soft-has-either-determinant",
         "permutation.soft-has-determinant-1",
         "every second new soft W is a reflection",
         ("    Q[:, 0] *= torch.sign(torch.linalg.det(Q))\n", ""),
     ),
     fault(
-        "rotation-of-determinant-minus-1",
+        "soft-has-determinant-minus-1",
         "permutation.soft-has-determinant-1",
         "every new soft W is a reflection",
         ("Q[:, 0] *= torch.sign(torch.linalg.det(Q))", "Q[:, 0] *= -torch.sign(torch.linalg.det(Q))"),
     ),
     fault(
-        "rotation-without-signs-of-r",
+        "soft-lacks-sign-correction",
         "permutation.soft-is-haar",
         "Q alone isn't Haar",
         ("    Q = Q * torch.sign(torch.diagonal(R))\n", ""),
     ),
     fault(
-        "rotation-near-the-identity",
+        "soft-is-near-the-identity",
         "permutation.soft-is-haar",
         "Q of I + a little noise",
         (
@@ -793,19 +813,19 @@ FAULTS: tuple[Fault, ...] = (
         ),
     ),
     fault(
-        "permutation-repeats-channels",
+        "hard-repeats-a-channel",
         "permutation.hard-is-a-permutation",
         "drawn with replacement",
         (PERMUTED, "pi = torch.randint(C, (C,))"),
     ),
     fault(
-        "permutation-only-rotates",
+        "hard-is-always-a-shift",
         "permutation.hard-is-uniform",
         "C of the C! permutations; blind: C ≤ 2",
         (PERMUTED, "pi = torch.arange(C).roll(int(torch.randint(C, ())))"),
     ),
     fault(
-        "permutation-never-keeps-channel-0",
+        "hard-never-keeps-channel-0",
         "permutation.hard-is-uniform",
         "drawn again where π(0) = 0",
         (
@@ -814,7 +834,7 @@ FAULTS: tuple[Fault, ...] = (
         ),
     ),
     fault(
-        "stored-inverse-is-w-itself",
+        "inverse-is-not-transposed",
         "permutation.inverse-is-transpose",
         "a new block's w_perm_inv; loading hides it",
         ('self.register_buffer("w_perm_inv", in_defaults(W.T)', 'self.register_buffer("w_perm_inv", in_defaults(W)'),
@@ -833,7 +853,7 @@ FAULTS: tuple[Fault, ...] = (
         ("if self.spec.dialect is Dialect.DOCUMENTED:  # H₁", "if self.spec.dialect is not Dialect.DOCUMENTED:  # H₁"),
     ),
     fault(
-        "reflections-in-pairs",
+        "reflections-rounded-to-even",
         "permutation.reflections-compose-in-order",
         "an odd number loses its last; blind: even numbers",
         (FROM_LEFT, FROM_LEFT.replace("householder.flip", "householder[: len(self.vk_householder) // 2 * 2].flip")),
@@ -872,7 +892,7 @@ FAULTS: tuple[Fault, ...] = (
         (FROM_RIGHT, FROM_RIGHT.replace("(v @ v)", "(v @ v + 1e-6)")),
     ),
     fault(
-        "reflections-start-too-small",
+        "reflections-start-tiny",
         "permutation.reflections-start-small",
         "0.02 randn",
         ("return 0.2 * torch.randn(", "return 0.02 * torch.randn("),
@@ -884,7 +904,7 @@ FAULTS: tuple[Fault, ...] = (
         ("return 0.2 * torch.randn(", "return 0.2 * torch.rand("),
     ),
     fault(
-        "reverse-permutation-not-inverted",
+        "reverse-permutation-uses-w",
         "permutation.reverse-permutation-undoes-the-permutation",
         "W before the coupling as well as after it; consistent; blind: self-inverse permutations",
         ("z = self.mix(V, x) if", "z = self.mix(W, x) if"),
@@ -899,7 +919,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     # coupling
     fault(
-        "active-part-at-the-other-end",
+        "parts-swapped",
         "coupling.passive-passes-through",
         "first A channels active for last, and the other way round",
         (
@@ -912,7 +932,7 @@ FAULTS: tuple[Fault, ...] = (
         ),
     ),
     fault(
-        "parts-joined-in-the-other-order",
+        "parts-joined-the-other-way",
         "coupling.passive-passes-through",
         "cut in one order, joined in another",
         (
@@ -956,7 +976,7 @@ FAULTS: tuple[Fault, ...] = (
         ("a = self.answered(", "self.subnet(torch.cat([p, *c], dim=1))\n        a = self.answered("),
     ),
     fault(
-        "subnet-fed-with-conditions-first",
+        "conditions-come-first",
         "coupling.subnet-sees-passive-then-conditions",
         "cat(*c, p); blind: no condition",
         (FED, "torch.cat([*c, p], dim=1)), p)"),
@@ -974,13 +994,13 @@ FAULTS: tuple[Fault, ...] = (
         (FED, "torch.cat([p, *c[:1], *[0 * v for v in c[1:]]], dim=1)), p)"),
     ),
     fault(
-        "shift-from-the-scaling-half",
+        "shift-read-from-scale-half",
         "coupling.halves-have-their-roles",
         "k and t from the first half, in both directions: inverse and log-det hold",
         (T, "t = factor * a[:, : self.spec.A]"),
     ),
     fault(
-        "halves-exchanged",
+        "answer-halves-swapped",
         "coupling.halves-have-their-roles",
         "k from the second half, t from the first",
         (K, "k = factor * a[:, self.spec.A :]"),
@@ -1037,6 +1057,13 @@ FAULTS: tuple[Fault, ...] = (
         ),
     ),
     fault(
+        "active-half-detached",
+        "gradient.by-input",
+        "values are right; in both directions",
+        ("return q * torch.exp(l) + t", "return q.detach() * torch.exp(l) + t"),
+        (SHIFT_FIRST, "return (q.detach() - t) * torch.exp(-l)"),
+    ),
+    fault(
         "conditions-detached",
         "gradient.by-conditions",
         "values are right; blind: no condition",
@@ -1073,7 +1100,7 @@ FAULTS: tuple[Fault, ...] = (
         ),
     ),
     fault(
-        "scale-detached-in-logdet",
+        "sigma-detached-in-logdet",
         "gradient.by-parameters",
         "values are right",
         (AFFINE_SUM, "affine = self.spec.N * torch.log(sigma.detach()).sum()"),
@@ -1093,10 +1120,16 @@ FAULTS: tuple[Fault, ...] = (
         (FROM_RIGHT, FROM_RIGHT.replace("self.vk_householder", "self.vk_householder.detach()")),
     ),
     fault(
-        "subnet-detached-in-logdet",
-        "gradient.by-subnet",
+        "logdet-detached-from-input",
+        "gradient.by-input",
         "values are right",
         (COUPLING_SUM, "coupling = l.detach().sum(dim=tuple(range(1, l.ndim)))"),
+    ),
+    fault(
+        "shift-detached",
+        "gradient.by-subnet",
+        "values are right; in both directions",
+        (T, T + ".detach()"),
     ),
     fault(
         "shift-detached-in-reverse",
@@ -1119,7 +1152,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     # batch
     fault(
-        "coefficients-of-the-first-sample-for-all",
+        "first-sample-serves-all",
         "batch.samples-are-independent",
         "consistent in both directions; blind: B = 1",
         (K, "a = a[:1].expand_as(a)\n        " + K),
@@ -1143,7 +1176,7 @@ FAULTS: tuple[Fault, ...] = (
         (T, T + "\n        t = torch.cat([t[..., :-1], 0 * t[..., -1:]], dim=-1) if self.spec.S else t"),
     ),
     fault(
-        "mixes-the-last-axis",
+        "mixing-along-the-last-axis",
         "batch.pixels-are-equivariant",
         "W along the last axis where that has C entries too",
         (
@@ -1152,7 +1185,7 @@ FAULTS: tuple[Fault, ...] = (
         ),
     ),
     fault(
-        "nan-multiplied-by-0-over-the-batch",
+        "nan-spreads-over-the-batch",
         "batch.nan-stays-in-its-sample",
         "adds 0 · mean over the batch: nothing, but for NaN and Inf",
         (CHECKED, CHECKED + "\n        tensor = tensor + 0 * tensor.sum(dim=0, keepdim=True)"),
@@ -1209,7 +1242,7 @@ FAULTS: tuple[Fault, ...] = (
         dialects=PUBLIC,
     ),
     fault(
-        "hard-reflections-raise",
+        "reflections-need-soft",
         "shape.answers-with-hard-reflections",
         "the constructor knows reflections with permute_soft only",
         (
@@ -1227,9 +1260,9 @@ FAULTS: tuple[Fault, ...] = (
         dialects=UNDIVIDED,
     ),
     fault(
-        "output-dims-without-the-channels",
+        "output-dims-drops-an-axis",
         "shape.output-dims",
-        "pixels only",
-        ("return input_dims", "return [dims[1:] for dims in input_dims]"),
+        "the last axis is missing",
+        ("return input_dims", "return [dims[:-1] for dims in input_dims]"),
     ),
 )
