@@ -8,6 +8,7 @@ store     to a file and back                             provider  Hypothesis wi
 
 from flowref.cases.case import LAYOUTS, Case
 from flowref.cases.recipe import Recipe
+from flowref.cases.store import CaseFileError, load
 from flowref.cases.subnets import KINDS, Probe, SubnetSpec
 
-__all__ = ["KINDS", "LAYOUTS", "Case", "Probe", "Recipe", "SubnetSpec"]
+__all__ = ["KINDS", "LAYOUTS", "Case", "CaseFileError", "Probe", "Recipe", "SubnetSpec", "load"]

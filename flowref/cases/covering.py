@@ -33,8 +33,8 @@ def covering_array(
     # dict as ordered set: the order of combinations decides the rows.
     missing: dict[tuple[Value, ...], None] = {}
     for strength, names in wanted:
-        for some in combinations(names, strength):
-            for combination in product(*(_values(factors, name) for name in some)):
+        for chosen in combinations(names, strength):
+            for combination in product(*(_values(factors, name) for name in chosen)):
                 if not any(clash(value, combination) for value in combination):
                     missing[combination] = None
     used: dict[Value, int] = defaultdict(int)
@@ -47,8 +47,8 @@ def covering_array(
             )
             fitting = [value for value in _values(factors, name) if not clash(value, row)]
             row.append(max(fitting, key=lambda value: (gain(value), -used[value])))
-        for some in [some for some in missing if set(some) <= set(row)]:
-            del missing[some]
+        for held in [some for some in missing if set(some) <= set(row)]:
+            del missing[held]
         for value in row:
             used[value] += 1
         rows.append(dict(row))

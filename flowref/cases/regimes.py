@@ -54,22 +54,24 @@ def _n(case: Case) -> int:
     return case.spec.learned_householder_permutation
 
 
+def _square(case: Case) -> bool:
+    return case.spec.rank > 1 and case.spec.N > 1 and len(set(case.spec.S)) == 1
+
+
+# id, note, question; k is the case.
 _TABLE: list[tuple[str, str, Callable[[Case], bool]]] = [
     ("batch-1", "one sample", lambda k: k.B == 1),
     *((f"batch-over-{n}", f"more than {n} samples", lambda k, n=n: k.B > n) for n in (32, 64)),
     ("channels-odd", "an odd number of channels, 3 or more", lambda k: k.spec.C > 1 and k.spec.C % 2 == 1),
     ("channels-even", "an even number of channels", lambda k: k.spec.C % 2 == 0),
-    *(
-        (f"channels-over-{n}", f"more than {n} channels", lambda k, n=n: k.spec.C > n)
-        for n in (16, 32, 64, 128, 256)
-    ),
+    *((f"channels-over-{n}", f"more than {n} channels", lambda k, n=n: k.spec.C > n) for n in (16, 32, 64, 128, 256)),
     *((f"rank-{n}", f"{n} spatial axes", lambda k, n=n: k.spec.rank == n) for n in range(4)),
     ("pixels-1", "one pixel a sample", lambda k: k.spec.N == 1),
     *((f"pixels-over-{n}", f"more than {n} pixels", lambda k, n=n: k.spec.N > n) for n in (256, 1024)),
-    ("square", "two axes or more, all of one size above 1", lambda k: k.spec.rank > 1 and k.spec.N > 1 and len(set(k.spec.S)) == 1),
+    ("square", "2 or 3 axes, all of one size above 1", _square),
     ("gin", "gin_block", lambda k: k.spec.gin_block),
     *((a.lower(), f"global_affine_type {a}", lambda k, a=a: k.spec.global_affine_type == a) for a in AFFINE_TYPES),
-    ("g-small", "global_affine_init below 1/16, down to the smallest normal numbers", lambda k: k.spec.global_affine_init < 1 / 16),
+    ("g-small", "global_affine_init below 1/16, down to tiny", lambda k: k.spec.global_affine_init < 1 / 16),
     ("g-large", "global_affine_init above 16, for SIGMOID above 9", _near_top),
     ("soft", "permute_soft", lambda k: k.spec.permute_soft),
     ("reflections-1", "one learned reflection", lambda k: _n(k) == 1),
@@ -79,16 +81,16 @@ _TABLE: list[tuple[str, str, Callable[[Case], bool]]] = [
     ("reverse-permutation", "reverse_permutation", lambda k: k.spec.reverse_permutation),
     *((f"conditions-{n}", f"{n} conditions", lambda k, n=n: len(k.c) == n) for n in range(3)),
     ("conditions-3", "3 conditions or more", lambda k: len(k.c) >= 3),
-    ("clamp-linear", "tanh's argument about 2**-6: the clamp is a straight line", lambda k: clamp_regime(k) == "linear"),
+    ("clamp-linear", "tanh's argument about 2**-6: hardly bent", lambda k: clamp_regime(k) == "linear"),
     ("clamp-curved", "tanh's argument about 1/4 to 2", lambda k: clamp_regime(k) == "curved"),
-    ("clamp-saturated", "tanh's argument mostly 16 and more: the clamp is flat", lambda k: clamp_regime(k) == "saturated"),
+    ("clamp-saturated", "tanh's argument mostly 16 and more: flat", lambda k: clamp_regime(k) == "saturated"),
     *((f"layout-{name}", f"inputs in memory: {name}", lambda k, name=name: k.layout == name) for name in LAYOUTS),
     *((f"subnet-{name}", f"a subnet of kind {name}", lambda k, name=name: k.subnet.kind == name) for name in KINDS),
     ("batch-0", "an empty batch", lambda k: k.edge == "batch-0"),
     ("channels-1", "one channel: nothing is active", lambda k: k.edge == "channels-1"),
     ("reflections-hard", "learned reflections without permute_soft", lambda k: k.edge == "reflections-hard"),
     ("alpha-0", "affine_clamping 0: no scaling", lambda k: k.edge == "alpha-0"),
-]  # fmt: skip
+]
 
 REGIMES: dict[str, Regime] = {row[0]: Regime(*row) for row in _TABLE}
 

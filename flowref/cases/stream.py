@@ -32,13 +32,13 @@ Fix = Mapping[str, Any]
 FIELDS = tuple(f.name for f in fields(Recipe))
 LIMITS = ("max_CN", "max_B")
 ALPHAS = (2.0, 1.0, 0.5, 3.0, 1.9, 0.1, 5.0)
-SHAPES = {  # rank -> one pixel; square; neither
+SHAPES: dict[int, dict[str, tuple[int, ...]]] = {  # rank -> one pixel; square; neither
     0: {"one": (), "square": (), "uneven": ()},
     1: {"one": (1,), "square": (2,), "uneven": (5,)},
     2: {"one": (1, 1), "square": (3, 3), "uneven": (2, 3)},
     3: {"one": (1, 1, 1), "square": (2, 2, 2), "uneven": (3, 1, 2)},
 }
-PROFILES = ("smoke", "ci")
+PROFILES = ("smoke", "ci", "nightly")
 
 # The constructor's flags, then what surrounds them.
 FLAGS: dict[str, tuple[Any, ...]] = {
@@ -100,15 +100,17 @@ def _array(profile: str) -> tuple[Fields, ...]:
     if profile not in PROFILES:
         raise ValueError(f"profile={profile!r} has no rows: need one of {', '.join(PROFILES)}. Choose one of them.")
     names = (*FLAGS, *WIDTH)
-    wanted = [(3, tuple(FLAGS)), (2, names)] if profile == "ci" else [(2, tuple(FLAGS)), (1, names)]
+    wanted = [(3, tuple(FLAGS)), (2, names)] if profile != "smoke" else [(2, tuple(FLAGS)), (1, names)]
     found = [_fields(row, turn) for turn, row in enumerate(covering_array(FLAGS | WIDTH, wanted, _contradicts))]
-    found += [{"seed": 1000 + turn, **row} for turn, row in enumerate(LARGE) if profile == "ci" or turn in (1, 6, 11)]
+    found += [
+        {"seed": 1000 + turn, **row} for turn, row in enumerate(LARGE) if profile != "smoke" or turn in (1, 6, 11)
+    ]
     return tuple(found)
 
 
-def _fields(row: Fields, turn: int) -> Fields:
+def _fields(chosen: Fields, turn: int) -> Fields:
     """A row of the array as fields of Recipe; what the array does not vary goes round by turn."""
-    row = dict(row)
+    row: Fields = dict(chosen)
     mixing, number = row.pop("mixing"), row.pop("reflections")
     row["S"] = SHAPES[row.pop("rank")][row.pop("shape")]
     row["soft"] = mixing != "hard"
@@ -124,7 +126,7 @@ def _fields(row: Fields, turn: int) -> Fields:
 def rows(profile: str, dialect: str = "anomalib", fix: Fix | None = None) -> list[Recipe]:
     """The covering rows of a profile, narrowed to ``fix``; twins that narrowing made are left out.
 
-    smoke: pairs of the constructor's flags. ci: triples of them, pairs of these with conditions, clamp, subnet,
+    smoke: pairs of the constructor's flags. ci and nightly: triples of them, pairs of these with conditions, clamp, subnet,
     layout and sizes, and rows with one large axis.
     """
     found = [narrow(row, dialect, fix or {}, turn=turn) for turn, row in enumerate(_array(profile))]
@@ -184,7 +186,7 @@ def narrow(row: Fields, dialect: str, fix: Fix, *, edge: str | None = None, turn
             f"fix[{unknown[0]!r}] names no field of Recipe: need one of {', '.join((*FIELDS, *LIMITS))}. "
             + (f"Did you mean {near[0]!r}?" if near else "Use one of them.")
         )
-    row = {f.name: f.default for f in fields(Recipe)} | row | {"dialect": str(dialect)}
+    row = {**{f.name: f.default for f in fields(Recipe)}, **row} | {"dialect": str(dialect)}
     for name in fix:
         choice = allowed(fix, name) if name in FIELDS else None
         if choice and row[name] not in choice:
@@ -263,7 +265,7 @@ CHANNELS = (2, 3, 4, 5, 6, 7, 8, 9, 11)
 CHANNELS_LARGE = (17, 33, 65, 129, 257)
 BATCHES = (1, 2, 3, 4, 5)
 BATCHES_LARGE = (33, 35, 65, 67, 130)
-PIXELS = ((), (1,), (2,), (3,), (7,), (1, 1), (2, 2), (2, 3), (4, 3), (1, 1, 1), (2, 2, 2), (2, 1, 3))
+PIXELS = ((), (), (), (1,), (2,), (3,), (7,), (1, 1), (2, 2), (2, 3), (4, 3), (1, 1, 1), (2, 2, 2), (2, 1, 3))
 PIXELS_LARGE = ((257,), (19, 19), (7, 6, 7), (1025,), (33, 34), (11, 9, 11))
 CONDITIONS = ((), (), (1,), (2,), (1, 2), (3, 1), (1, 3, 2), (2, 1, 1, 1))
 
