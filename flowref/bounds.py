@@ -492,8 +492,8 @@ def stack(parts: Sequence[Any], dim: int = 0) -> Bounded:
     return cat([p.unsqueeze(dim) for p in parts], dim)
 
 
-def _pad(a: Bounded, widths: Sequence[int]) -> Bounded:
-    return _shuffle(a, lambda t: torch.nn.functional.pad(t, widths))
+def _pad(a: Bounded, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Bounded:
+    return _shuffle(a, lambda t: torch.nn.functional.pad(t, pad, mode, value))
 
 
 _RULES: dict[Any, Callable[..., Any]] = {

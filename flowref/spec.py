@@ -13,22 +13,19 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 
-class Dialect(str, Enum):
+class Dialect(StrEnum):
     """The three maps known under one name. They agree at α = 1 only in part; docs/block.md has the table."""
 
     ANOMALIB = "anomalib"
     FREIA_MAIN = "freia-main"
     DOCUMENTED = "documented"
-
-    def __str__(self) -> str:
-        return self.value
 
 
 AFFINE_TYPES = ("SIGMOID", "SOFTPLUS", "EXP")

@@ -34,7 +34,8 @@ def logdet_is_0(run: Run) -> None:
     "|det ∂y/∂x| = 1 in GIN mode, for an orthogonal W",
     broken_by="gin-keeps-global-scale",
     regimes=("rank-0", "rank-1", "clamp-curved"),
-    fix={**GIN, "max_CN": 24, "max_B": 3},
+    fix={**GIN, "max_CN": 24, "max_B": 3, "subnet": ("constant", "linear", "network", "convolutional"),
+         "clamp": ("curved", "saturated")},
 )
 def preserves_volume(run: Run) -> None:
     """In GIN mode the target's own Jacobian has determinant ±1.
@@ -48,8 +49,11 @@ def preserves_volume(run: Run) -> None:
     share = share_of_w(run)
     for b in range(run.case.B):
         log_det, rounding = log_abs_det(J[b])
-        bound = torch.tensor([logdet_error(want[b], error[b]) + rounding])
-        run.within(torch.tensor([share]), torch.tensor([log_det]), bound, f"log|det J| of sample {b}", scale_of(run))
+        known, own, bound = (
+            torch.tensor([value], dtype=torch.float64)
+            for value in (share, log_det, logdet_error(want[b], error[b]) + rounding)
+        )
+        run.within(known, own, bound, f"log|det J| of sample {b}", scale_of(run))
 
 
 @law(

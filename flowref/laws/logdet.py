@@ -67,7 +67,7 @@ def equals_jacobian(run: Run) -> None:
     share = share_of_w(run)
     for b in range(run.case.B):
         log_det, rounding = log_abs_det(J[b])
-        own = torch.tensor([log_det - share])
+        own = torch.tensor([log_det - share], dtype=torch.float64)
         bound = run.bound(run.want.logdet)[b : b + 1] + logdet_error(want[b], error[b]) + rounding
         logdet = run.answer.logdet
         run.equal((run.case.B,), tuple(logdet.shape), "the shape of the log-det")
