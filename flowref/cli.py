@@ -1,0 +1,117 @@
+"""The commands. Each parses, calls a room, and leaves with an exit code; torch is imported by what needs it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from flowref import __version__
+from flowref.gate.options import DEFAULT_TARGET, OPTIONS, Settings, Unusable
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Judges implementations of the AllInOneBlock of normalizing flows against its specification.",
+)
+
+
+def _option(name: str, *more: str) -> Any:
+    option = OPTIONS[name]
+    return typer.Option(name, *more, help=f"{option.help} [dim]({option.values})[/]" if option.values else option.help)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
+    if version:
+        typer.echo(f"flowref {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def check(
+    targets: Annotated[list[str] | None, typer.Argument(metavar="[TARGET]...", help=OPTIONS["--target"].help)] = None,
+    dialect: Annotated[str | None, _option("--dialect")] = None,
+    profile: Annotated[str, _option("--profile")] = "ci",
+    device: Annotated[str, _option("--device")] = "auto",
+    precision: Annotated[str, _option("--precision")] = "float32,float64",
+    known_failures: Annotated[str | None, _option("--known-failures")] = None,
+    report: Annotated[str | None, _option("--report")] = None,
+    law: Annotated[list[str] | None, _option("--law")] = None,
+    first: Annotated[bool, typer.Option("-x", help="stop at the first broken law")] = False,
+    no_shrink: Annotated[bool, _option("--no-shrink")] = False,
+    call_timeout: Annotated[str, _option("--call-timeout")] = "60",
+    workers: Annotated[str, typer.Option("-n", metavar="auto|N", help="processes that judge")] = "auto",
+) -> None:
+    """Judge targets by every law, and end with a verdict. Exit codes: 0 held, 1 broken, 3 to 5 no verdict."""
+    given: dict[str, Any] = {
+        "--target": targets or [DEFAULT_TARGET],
+        "--dialect": dialect,
+        "--profile": profile,
+        "--device": device,
+    }
+    given |= {"--precision": precision, "--known-failures": known_failures, "--report": report, "--law": law}
+    given |= {"--no-shrink": no_shrink, "--call-timeout": call_timeout}
+    raise typer.Exit(_check(Settings.read(given.get), _workers(workers), first))
+
+
+def _check(settings: Settings, workers: str, first: bool) -> int:
+    from rich.console import Console
+
+    from flowref.gate import check, progress, summary
+
+    console = Console()
+    with progress.shown_on(console) as show:
+        evidence, verdict, output = check.run(settings, workers, first, show)
+    summary.write(settings, evidence, verdict)
+    summary.show(console, evidence, verdict, output)
+    return verdict.code
+
+
+def _workers(text: str) -> str:
+    if text != "auto" and not text.isdecimal():
+        raise Unusable(f"-n={text!r} is no number of processes: need auto, or a whole number from 0. Use auto.")
+    return text
+
+
+@app.command()
+def laws(
+    name: Annotated[str | None, typer.Argument(metavar="[ID]", help="A law or a family; without it, all.")] = None,
+) -> None:
+    """List the laws: id, statement and formula. With ID, the whole text."""
+    from flowref.laws import registry
+
+    try:
+        found = registry.find(name) if name else registry.all()
+    except KeyError as unknown:
+        raise Unusable(unknown.args[0]) from None
+    for law in found:
+        typer.echo(_whole(law) if name else f"{law.id}\n  {law.statement}: {law.formula}")
+
+
+def _whole(law: Any) -> str:
+    lines = [law.id, f"  {law.statement}.", f"  Formula: {law.formula}"]
+    lines += [f"  {key}: {value}" for key, value in law.text.items()]
+    lines += [f"  Regimes: {', '.join(law.regimes) or 'none required'}", f"  Broken by: {', '.join(law.broken_by)}"]
+    return "\n".join([*lines, "  Source: {}:{}".format(*law.source), ""])
+
+
+def main() -> None:
+    """The script `flowref`. What can't be used ends with 4, in pytest's numbering, and a message."""
+    try:
+        code = app(standalone_mode=False)
+    except Unusable as error:
+        typer.echo(f"flowref: {error}", err=True)
+        code = 4
+    except Exception as error:  # a usage error of the parser, which knows how to show itself
+        if not hasattr(error, "show"):
+            raise
+        error.show()
+        code = 4
+    sys.exit(code or 0)
+
+
+if __name__ == "__main__":
+    main()

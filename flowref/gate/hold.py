@@ -1,0 +1,316 @@
+"""Judges one item: explicit rows first, then the search, then each edge that the law meets; the answer is a record.
+
+A record is plain JSON: law, target, dialect, device, precision, direction; ``status``; what was seen (cases,
+comparisons, undecided, regimes, ratio, seconds, answers, timeouts); ``failure``, all that a message about a broken
+law says; ``not_judged``, edges that their gatekeeper closed; ``reason``, why there is no verdict.
+
+    held          on every case, and there was evidence          broken          on a case, see failure
+    known         inside `where` it still fails, outside it holds  gone           inside `where` it holds
+    not-claimed   the target says that it doesn't offer this     not-judged      its edges are closed
+    unproven      no case, no decided comparison, or a required regime not met
+    unusable      the target can't be used                       tampered        the judge was changed
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hypothesis.database import DirectoryBasedExampleDatabase
+
+from flowref.cases import Case, Recipe, stream
+from flowref.gate import known
+from flowref.gate.canary import Canary
+from flowref.gate.evidence import Record
+from flowref.gate.options import Settings
+from flowref.gate.plan import Item
+from flowref.gate.search import search, shrink
+from flowref.gate.trial import Failure, Trial, made, plain
+from flowref.gate.watch import CallTimeout, Counted, Watch
+from flowref.laws import registry
+from flowref.laws.registry import Law
+from flowref.reference import ReferenceBlock
+from flowref.spec import Dialect
+from flowref.targets import Module, TargetError, resolve
+
+Test = Callable[[Case], bool]
+DEFAULT_REPORT = Path("flowref-report")
+STREAM = int(getattr(stream, "VERSION", 1))
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Cases of one kind: the interior (edge None), or one edge."""
+
+    edge: str | None
+    rows: list[Recipe]
+    examples: int
+    closed: frozenset[bool] = frozenset()  # at this edge: with reflections, without
+
+    def admits(self, case: Case) -> bool:
+        """Whether a case belongs to this pass and is open."""
+        return case.edge == self.edge and bool(case.spec.learned_householder_permutation) not in self.closed
+
+
+class Judge:
+    """Judges items, one process's share of a run."""
+
+    def __init__(self, settings: Settings, shares: int = 1) -> None:
+        torch.set_num_threads(1)
+        self.settings, self.watch, self.canary = settings, Watch(settings.call_timeout), Canary()
+        self.known = known.read(settings.known_failures) if settings.known_failures else []
+        self.seed = settings.budget.seed or (secrets.randbits(32) if settings.budget.fresh else 0)
+        self.seconds = settings.budget.seconds / max(1, shares)  # nightly: what each item is given
+        self._targets: dict[str, Counted | str] = {}
+        self._closed: dict[tuple[Any, ...], bool] = {}
+
+    def judge(self, item: Item) -> Record:
+        """The record of one item. Raises only on our own mistakes."""
+        begin = time.perf_counter()
+        target = self._target(item.target)
+        record: Record = {"law": item.law.id, "target": item.target, "device": item.device, "precision": item.precision}
+        record |= {"direction": item.direction, "kernels": "eager", "stream": STREAM, "cases": 0, "reason": ""}
+        if isinstance(target, str):
+            return record | {"status": "unusable", "reason": target}
+        record["dialect"] = str(target.dialect)
+        words = (item.law.needs | {item.precision}) & target.not_claimed
+        if words:
+            record |= {"status": "not-claimed", "reason": ", ".join(sorted(words))}
+        else:
+            record |= self._tried(item, target)
+        changed = self.canary.changed()
+        if changed:
+            record |= {"status": "tampered", "reason": changed}
+        return record | {"seconds": round(time.perf_counter() - begin, 3), "seed": self.seed}
+
+    def _target(self, name: str) -> Counted | str:
+        """The target, or why there is none."""
+        if name not in self._targets:
+            self._targets[name] = self._resolved(name)
+        return self._targets[name]
+
+    def _resolved(self, name: str) -> Counted | str:
+        dialect = Dialect(self.settings.dialect) if self.settings.dialect else None
+        try:
+            with self.watch.case(), self.watch.call():
+                return Counted(resolve(name, dialect))
+        except TargetError as error:
+            return str(error)
+        except CallTimeout as late:
+            return f"{name}: importing it {late}."
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a module may leave by SystemExit, or by pytest's skip
+            return f"{name} can't be imported: it raised {type(error).__name__}: {error}."
+
+    def _tried(self, item: Item, target: Counted) -> Record:
+        dialect = target.dialect
+        reference = Module(ReferenceBlock, name="flowref.reference:ReferenceBlock", dialect=dialect)
+        trial = Trial(item.law, target, item.direction, item.precision, item.device, self.watch, reference)
+        before = target.answers
+        passes = [self._pass(trial, edge) for edge in _edges(item.law)]
+        entries = known.concerning(self.known, item)
+        excused = lambda case: any(entry.excuses(case) for entry in entries)  # noqa: E731
+        still = [self._still_fails(trial, passes, entry) for entry in entries]
+        failure = self._first_failure(trial, passes, lambda case: not excused(case))
+        record = self._counts(trial, passes) | {"answers": target.answers - before, "timeouts": 0}
+        record |= _status(trial, failure, entries, still, passes, required=self.settings.budget.name != "smoke")
+        if failure is not None:
+            record |= {"failure": self._described(trial, failure), "timeouts": int(failure.kind == "timeout")}
+            if failure.kind in ("raised", "timeout") and not record["answers"]:
+                record["status"] = "raised-always"
+        return record
+
+    # Passes
+
+    def _pass(self, trial: Trial, edge: str | None) -> Pass:
+        budget, dialect, law = self.settings.budget, trial.target.dialect, trial.law
+        if edge is None:
+            rows = stream.rows(budget.rows, dialect, law.fix)
+            return Pass(None, rows[:1] if law.once else rows, 0 if law.once else budget.searched)
+        rows = stream.edge_rows(edge, dialect, law.fix)
+        closed = frozenset(
+            reflected
+            for reflected in (False, True)
+            if law.gatekeeper != edge and self._is_closed(trial, edge, reflected)
+        )
+        return Pass(edge, rows, 0 if law.once or len(closed) == 2 else budget.searched_edge, closed)
+
+    def _is_closed(self, trial: Trial, edge: str, reflected: bool) -> bool:
+        """Whether the target fails the edge's gatekeeper there. Asked once a process."""
+        guard = next((law for law in registry.all() if law.gatekeeper == edge), None)
+        if guard is None:
+            return False
+        asked = guard.directions if trial.direction not in guard.directions else (trial.direction,)
+        return any(self._refuses(trial, guard, edge, reflected, direction) for direction in asked)
+
+    def _refuses(self, trial: Trial, guard: Law, edge: str, reflected: bool, direction: str) -> bool:
+        key = (trial.target.name, trial.target.dialect, edge, reflected, direction, trial.precision, trial.device)
+        if key not in self._closed:
+            rows = stream.edge_rows(edge, trial.target.dialect, guard.fix)
+            cases = [case for case in map(made, rows) if Pass(edge, [], 0, frozenset({not reflected})).admits(case)]
+            ask = Trial(guard, trial.target, direction, trial.precision, trial.device, trial.watch, trial.reference)
+            self._closed[key] = any(ask.meets(case) for case in cases)
+        return self._closed[key]
+
+    # Cases
+
+    def _first_failure(self, trial: Trial, passes: list[Pass], test: Test) -> Failure | None:
+        for each in passes:
+            for case in _cases(each, test):
+                failure = trial.meets(case)
+                if failure is not None:
+                    self._look_for_an_answer(trial, passes, failure, test)
+                    return self._made_smaller(trial, failure, each, test)
+            failure = self._searched(trial, each, test)
+            if failure is not None:
+                return failure
+        return None
+
+    def _look_for_an_answer(self, trial: Trial, passes: list[Pass], failure: Failure, test: Test) -> None:
+        """A target that raised may raise on every case, which is another verdict: try a few more."""
+        if failure.kind != "raised" or trial.target.answers:
+            return
+        for case in [case for each in passes for case in _cases(each, test)][:16]:
+            if trial.meets(case) is None or trial.target.answers:
+                return
+
+    def _searched(self, trial: Trial, each: Pass, test: Test) -> Failure | None:
+        if not each.examples:
+            return None
+        budget = self.settings.budget
+        counting = True
+
+        def fails(recipe: Recipe) -> Failure | None:
+            nonlocal counting
+            case = recipe.case()
+            if not each.admits(case) or not test(case):
+                return None
+            failure = trial.meets(case, count=counting)
+            counting = counting and failure is None
+            return failure
+
+        return search(
+            fails,
+            stream.recipes(trial.target.dialect, trial.law.fix, edge=each.edge),
+            examples=each.examples,
+            seed=trial.seed + self.seed,
+            shrink=self.settings.shrink,
+            until=time.monotonic() + self.seconds if budget.fresh else None,
+            database=DirectoryBasedExampleDatabase(".flowref/examples") if budget.fresh else None,
+        )
+
+    def _made_smaller(self, trial: Trial, failure: Failure, each: Pass, test: Test) -> Failure:
+        if not self.settings.shrink or failure.kind == "timeout":
+            return failure
+
+        def legal(recipe: Recipe) -> bool:
+            drawable = stream.narrow(asdict(recipe), recipe.dialect, trial.law.fix, edge=each.edge) == recipe
+            return drawable and each.admits(made(recipe)) and test(made(recipe))
+
+        return shrink(lambda recipe: trial.meets(recipe.case(), count=False), failure, legal)
+
+    # Known failures
+
+    def _still_fails(self, trial: Trial, passes: list[Pass], entry: known.Known) -> bool | None:
+        """Whether the law fails inside ``where``; None where no case of this run lies there, so nothing is excused."""
+        stored = entry.stored()
+        if stored is not None and trial.meets(stored):
+            return True
+        met = stored is not None
+        for each in passes:
+            for case in _cases(each, entry.excuses):
+                met = True
+                if trial.meets(case):
+                    return True
+        return False if met else None
+
+    # Records
+
+    def _counts(self, trial: Trial, passes: list[Pass]) -> Record:
+        return {
+            "cases": trial.cases,
+            "comparisons": trial.comparisons,
+            "undecided": trial.undecided,
+            "regimes": sorted(trial.regimes),
+            "ratio": trial.ratio,
+            "cases_digest": trial.digest.hexdigest(),
+            "not_judged": [each.edge for each in passes if each.closed],
+        }
+
+    def _described(self, trial: Trial, failure: Failure) -> Record:
+        """All that a message about a broken law says."""
+        case, drawn = failure.case, failure.drawn
+        file = None
+        try:
+            file = str(case.save((self.settings.report or DEFAULT_REPORT.absolute()) / "cases"))
+        except OSError as error:  # a report that can't be written takes nothing from the verdict
+            file = f"not saved: {error}"
+        words = {"statement": trial.law.statement, "formula": trial.law.formula}
+        return (
+            plain(failure.details)
+            | words
+            | {
+                "case": case.describe(),
+                "case_id": case.id,
+                "recipe": repr(case.recipe) if case.recipe else None,
+                "drawn": repr(drawn) if drawn is not None and drawn != case.recipe else None,
+                "file": file,
+                "reference": plain(trial.on_reference(case)),
+            }
+        )
+
+
+def _edges(law: Law) -> Iterator[str | None]:
+    if not law.only_edges:
+        yield None
+    yield from law.edges
+
+
+def _cases(each: Pass, test: Test) -> Iterator[Case]:
+    for recipe in each.rows:
+        case = made(recipe)
+        if each.admits(case) and test(case):
+            yield case
+
+
+def _status(
+    trial: Trial,
+    failure: Failure | None,
+    entries: list[known.Known],
+    still: list[bool | None],
+    passes: list[Pass],
+    required: bool,
+) -> Record:
+    if failure is not None:
+        return {"status": "broken"}
+    for entry, fails in zip(entries, still, strict=True):
+        if fails is False:
+            where = " and ".join(entry.where) or "every case"
+            return {"status": "gone", "reason": f"known to fail at {where} ({entry.reason}), and holds there"}
+    if any(still):
+        return {"status": "known", "reason": "; ".join(entry.reason for entry in entries)}
+    if not trial.cases and any(each.closed for each in passes):
+        return {"status": "not-judged", "reason": ", ".join(str(each.edge) for each in passes if each.closed)}
+    if not trial.cases and not any(each.rows for each in passes):  # alpha-0 in freia-main
+        return {"status": "not-judged", "reason": f"no such case is legal in the dialect {trial.target.dialect}"}
+    if not trial.cases:
+        return {"status": "unproven", "reason": "no case was drawn"}
+    if trial.comparisons <= trial.undecided:
+        return {"status": "unproven", "reason": f"none of {trial.comparisons} comparisons could be decided"}
+    missing = sorted(_must_meet(trial, passes) - trial.regimes) if required else []
+    if missing:
+        return {"status": "unproven", "missing": missing, "reason": f"not met: {', '.join(missing)}"}
+    return {"status": "held"}
+
+
+def _must_meet(trial: Trial, passes: list[Pass]) -> set[str]:
+    """Regimes that the law requires, less what is illegal in the dialect and what a gatekeeper closed."""
+    closed = {each.edge for each in passes if each.closed}
+    illegal = {"alpha-0"} if trial.target.dialect == Dialect.FREIA_MAIN else set()
+    return set(trial.law.regimes) - closed - illegal

@@ -1,0 +1,61 @@
+"""Which items a run judges: each a law on a target, in one direction, precision and device.
+
+The plan is made before any target is imported, so a target can't take a law out of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from flowref.gate.options import DEVICES, Settings, Unusable
+from flowref.laws import registry
+from flowref.laws.registry import Law
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to judge; ``str`` is its test id."""
+
+    target: str
+    law: Law
+    direction: str
+    precision: str
+    device: str
+    several: bool = False
+
+    def __str__(self) -> str:
+        words = [self.law.name, self.direction, self.precision, self.device]
+        return "-".join(words + [self.target] * self.several)
+
+
+def selected(settings: Settings) -> tuple[Law, ...]:
+    """The laws that ``--law`` names, or all. Raises Unusable on an unknown one."""
+    try:
+        found = [law for name in settings.laws for law in registry.find(name)] if settings.laws else registry.all()
+    except KeyError as unknown:
+        raise Unusable(f"--law: {unknown.args[0]}") from None
+    return tuple({law.id: law for law in found}.values())
+
+
+def devices(settings: Settings) -> tuple[str, ...]:
+    """Where targets run. Raises Unusable where CUDA is asked for and there is none."""
+    there = torch.cuda.is_available()
+    if settings.device == "cuda" and not there:
+        raise Unusable(f"--device='cuda': torch {torch.__version__} sees no CUDA device. Use {', '.join(DEVICES[:2])}.")
+    return ("cuda",) if settings.device == "cuda" or (settings.device == "auto" and there) else ("cpu",)
+
+
+def items(settings: Settings, laws: Iterable[Law] | None = None) -> list[Item]:
+    """Every item of a run, targets outermost."""
+    return [
+        Item(target, law, direction, precision, device, several=len(settings.targets) > 1)
+        for target in settings.targets
+        for law in (selected(settings) if laws is None else laws)
+        for direction in law.directions
+        for precision in settings.precisions
+        if law.precisions is None or precision in law.precisions
+        for device in devices(settings)
+    ]

@@ -1,0 +1,38 @@
+"""What `flowref check` prints and writes when a run has ended."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from flowref.gate.evidence import Evidence
+from flowref.gate.options import Settings
+from flowref.gate.report import json, junit, table
+from flowref.gate.report.message import message
+from flowref.gate.verdict import GOOD, INTERNAL, SILENT, Verdict
+
+MOST_MESSAGES = 20
+WIDTH = 120  # of a table in a log
+
+
+def show(console: Console, evidence: Evidence, verdict: Verdict, output: str) -> None:
+    """Messages about broken laws, the table, and one last sentence."""
+    say = lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)  # noqa: E731
+    seen = {record["law"]: record for record in reversed(evidence.records) if record["status"] not in GOOD + SILENT}
+    for record in list(reversed(seen.values()))[:MOST_MESSAGES]:  # one message a law: the first item that broke
+        say(message(record) + "\n")
+    if len(seen) > MOST_MESSAGES:
+        say(f"... and {len(seen) - MOST_MESSAGES} more laws; --report DIR writes them all.\n")
+    if verdict.code == INTERNAL and output:
+        say(f"The end of what the run printed:\n{output}\n")
+    width = console.width if console.is_terminal else max(console.width, WIDTH)
+    for line in [*table.lines(evidence, width, console.is_terminal), *table.not_judged(evidence.records)]:
+        console.out(line, highlight=False)
+    say(("\n" if evidence.records else "") + verdict.sentence)
+
+
+def write(settings: Settings, evidence: Evidence, verdict: Verdict) -> None:
+    """The reports that were asked for."""
+    if settings.report is not None:
+        settings.report.mkdir(parents=True, exist_ok=True)
+        json.write(settings.report, evidence, verdict)
+        junit.write(settings.report, evidence, verdict)

@@ -1,0 +1,124 @@
+"""From evidence to an exit code. The only place that knows what each code means.
+
+    0   every law held, or failed as known, and evidence is complete
+    1   a law is broken, or a known failure is gone
+    2   interrupted
+    3   internal error, a worker died, the judge was tampered with
+    4   the command or the target cannot be used
+    5   no evidence: nothing ran, the target never answered, a law or a required regime was not met
+
+Nothing that is absent counts in the target's favour.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from flowref.gate.evidence import Evidence, Record
+
+HELD, BROKEN, INTERRUPTED, INTERNAL, UNUSABLE, NO_EVIDENCE = range(6)
+
+# What a record's status may be.
+GOOD = ("held", "known")
+BAD = ("broken", "raised-always", "gone")
+SILENT = ("not-claimed", "not-judged")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """An exit code and the sentence that a run ends with."""
+
+    code: int
+    sentence: str
+
+
+def decide(evidence: Evidence) -> Verdict:
+    """The verdict on complete or incomplete evidence."""
+    return _run_failed(evidence) or _unusable(evidence) or _judged(evidence)
+
+
+def _run_failed(evidence: Evidence) -> Verdict | None:
+    problems = {problem["what"]: problem["text"] for problem in reversed(evidence.problems)}
+    for record in evidence.records:
+        if record["status"] == "tampered":
+            problems["tampered"] = f"{record['target']}: {record['reason']}"
+    if "tampered" in problems:
+        return Verdict(INTERNAL, f"No verdict: the judge was tampered with. {problems['tampered']}.")
+    if "interrupted" in problems:
+        return Verdict(INTERRUPTED, "No verdict: interrupted before every law was judged.")
+    if "died" in problems:
+        return Verdict(INTERNAL, f"No verdict: a worker died. {problems['died']}")
+    if "internal" in problems:
+        return Verdict(INTERNAL, f"No verdict: internal error. {problems['internal']}")
+    return None
+
+
+def _unusable(evidence: Evidence) -> Verdict | None:
+    for problem in evidence.problems:
+        if problem["what"] == "unusable":
+            return Verdict(UNUSABLE, f"Cannot be used: {problem['text']}")
+    for record in evidence.records:
+        if record["status"] == "unusable":
+            return Verdict(UNUSABLE, f"Cannot be used: {record['reason']}")
+    if not evidence.plan:
+        return Verdict(NO_EVIDENCE, "No evidence: no law was selected, so nothing was judged.")
+    return None
+
+
+def _judged(evidence: Evidence) -> Verdict:
+    records = evidence.records
+    targets = list(dict.fromkeys(record["target"] for record in records))
+    mute = [target for target in targets if never_answered([r for r in records if r["target"] == target])]
+    bad = [record for record in records if record["status"] in BAD and record["target"] not in mute]
+    if bad:
+        return Verdict(BROKEN, _bad(bad, records))
+    if mute:
+        return Verdict(NO_EVIDENCE, f"No evidence: {mute[0]} never answered: each pass raised or took too long.")
+    missing = evidence.missing()
+    if missing or not evidence.ended:
+        return Verdict(INTERNAL, f"No verdict: evidence is incomplete, {len(missing)} of {len(evidence.plan)} missing.")
+    return _unproven(records) or Verdict(HELD, _held(records))
+
+
+def never_answered(records: list[Record]) -> bool:
+    """Whether a target was called and gave no answer at all."""
+    failed = any(record["status"] in BAD for record in records)
+    return failed and not any(record.get("answers", 0) for record in records)
+
+
+def _unproven(records: list[Record]) -> Verdict | None:
+    for target in dict.fromkeys(record["target"] for record in records):
+        if not any(record["status"] in GOOD for record in records if record["target"] == target):
+            return Verdict(NO_EVIDENCE, f"No evidence: no law was judged on {target}.")
+    for record in records:
+        if record["status"] == "unproven":
+            return Verdict(NO_EVIDENCE, f"No evidence for {record['law']} on {record['target']}: {record['reason']}.")
+        if record["status"] not in GOOD + SILENT:
+            return Verdict(INTERNAL, f"No verdict: {record['law']} ended in an unknown status, {record['status']!r}.")
+    return None
+
+
+def _bad(bad: list[Record], records: list[Record]) -> str:
+    broken = list(dict.fromkeys(record["law"] for record in bad if record["status"] != "gone"))
+    gone = list(dict.fromkeys(record["law"] for record in bad if record["status"] == "gone"))
+    judged = len({record["law"] for record in records})
+    if broken:
+        return (
+            f"Broken: {len(broken)} of {judged} laws do not hold ({_few(broken)}). Start with the first message above: "
+            "load its case, run your block and flowref.reference on it, and compare."
+        )
+    return f"Gone: {_few(gone)} holds where it was known to fail. Good news: remove it from the known failures."
+
+
+def _held(records: list[Record]) -> str:
+    count = Counter(record["status"] for record in records)
+    laws = len({record["law"] for record in records if record["status"] in GOOD})
+    targets = list(dict.fromkeys(record["target"] for record in records))
+    cases = sum(record["cases"] for record in records)
+    known = f", {count['known']} of {len(records)} checks failed as known" if count["known"] else ""
+    return f"Held: {_few(targets)} keeps all {laws} laws judged, over {cases:,} cases{known}."
+
+
+def _few(words: list[str]) -> str:
+    return ", ".join(words[:3]) + (f" and {len(words) - 3} more" if len(words) > 3 else "")
