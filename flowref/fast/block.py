@@ -202,8 +202,8 @@ class AllInOneBlock(nn.Module):
         l = alpha * torch.tanh(k)  # noqa: E741
         if not self.spec.gin_block:
             return l, l.sum(axes)
-        if self.spec.A:  # at C = 1 there is nothing to average
-            l = l - l.mean(axes, keepdim=True)  # noqa: E741
+        # At C = 1 the mean of nothing, which is NaN, is taken from nothing.
+        l = l - l.mean(axes, keepdim=True)  # noqa: E741
         # The centred sum is 0 in exact arithmetic. One element times 0 keeps it part of the graph, as the sum would be.
         return l, 0 * l.flatten(1)[:, :1].sum(1)
 

@@ -180,6 +180,19 @@ def test_a_soft_matrix_written_into_a_hard_block_is_seen(block):
     assert same(passes(hard, x), passes(soft, x))
 
 
+def test_a_matrix_that_is_a_permutation_but_for_one_element_is_not_gathered(block):
+    hard, x = block((3,)), torch.eye(3)
+    near = torch.eye(3)
+    near[0, 2] = 2.0**-10
+    hard.w_perm.data.copy_(near)
+    (y,), _ = hard([x])
+    hard.w_perm.data.copy_(torch.eye(3))
+    (want,), _ = hard([x])
+
+    assert not torch.equal(y[:, 0], want[:, 0])
+    assert torch.equal(y[:, 1:], want[:, 1:])
+
+
 @kinds
 def test_training_everything_and_averaging_leave_w_alone(block, kind):
     made, x = block((4,), **kind), torch.randn(8, 4)
