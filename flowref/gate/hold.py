@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,19 @@ from flowref.targets import Module, TargetError, resolve
 Test = Callable[[Case], bool]
 DEFAULT_REPORT = Path("flowref-report")
 STREAM = int(getattr(stream, "VERSION", 1))
+
+
+class Passes:
+    """The passes of an item, each made when it is reached: an edge is not asked about before the interior held."""
+
+    def __init__(self, edges: Iterable[str | None], make: Callable[[str | None], Pass]) -> None:
+        self.edges, self.make, self.made = list(edges), make, dict[str | None, Pass]()
+
+    def __iter__(self) -> Iterator[Pass]:
+        for edge in self.edges:
+            if edge not in self.made:
+                self.made[edge] = self.make(edge)
+            yield self.made[edge]
 
 
 @dataclass(frozen=True)
@@ -112,19 +126,19 @@ class Judge:
         dialect = target.dialect
         reference = Module(ReferenceBlock, name="flowref.reference:ReferenceBlock", dialect=dialect)
         trial = Trial(item.law, target, item.direction, item.precision, item.device, self.watch, reference)
-        before = target.answers
-        passes = [self._pass(trial, edge) for edge in _edges(item.law)]
+        answers, timeouts = target.answers, self.watch.timeouts
+        passes = Passes(_edges(item.law), lambda edge: self._pass(trial, edge))
         entries = known.concerning(self.known, item)
         excused = lambda case: any(entry.excuses(case) for entry in entries)  # noqa: E731
         still = [self._still_fails(trial, passes, entry) for entry in entries]
         failure = self._first_failure(trial, passes, lambda case: not excused(case))
-        record = self._counts(trial, passes) | {"answers": target.answers - before, "timeouts": 0}
+        record = self._counts(trial, passes) | {"answers": target.answers - answers}
         record |= _status(trial, failure, entries, still, passes, required=self.settings.budget.name != "smoke")
         if failure is not None:
-            record |= {"failure": self._described(trial, failure), "timeouts": int(failure.kind == "timeout")}
+            record["failure"] = self._described(trial, failure)
             if failure.kind in ("raised", "timeout") and not record["answers"]:
                 record["status"] = "raised-always"
-        return record
+        return record | {"timeouts": self.watch.timeouts - timeouts}
 
     # Passes
 
@@ -155,12 +169,12 @@ class Judge:
             rows = stream.edge_rows(edge, trial.target.dialect, guard.fix)
             cases = [case for case in map(made, rows) if Pass(edge, [], 0, frozenset({not reflected})).admits(case)]
             ask = Trial(guard, trial.target, direction, trial.precision, trial.device, trial.watch, trial.reference)
-            self._closed[key] = any(ask.meets(case) for case in cases)
+            self._closed[key] = self.watch.spent or any(ask.meets(case) for case in cases)
         return self._closed[key]
 
     # Cases
 
-    def _first_failure(self, trial: Trial, passes: list[Pass], test: Test) -> Failure | None:
+    def _first_failure(self, trial: Trial, passes: Passes, test: Test) -> Failure | None:
         for each in passes:
             for case in _cases(each, test):
                 failure = trial.meets(case)
@@ -172,11 +186,11 @@ class Judge:
                 return failure
         return None
 
-    def _look_for_an_answer(self, trial: Trial, passes: list[Pass], failure: Failure, test: Test) -> None:
+    def _look_for_an_answer(self, trial: Trial, passes: Passes, failure: Failure, test: Test) -> None:
         """A target that raised may raise on every case, which is another verdict: try a few more."""
         if failure.kind != "raised" or trial.target.answers:
             return
-        for case in [case for each in passes for case in _cases(each, test)][:16]:
+        for case in islice((case for each in passes for case in _cases(each, test)), 16):
             if trial.meets(case) is None or trial.target.answers:
                 return
 
@@ -217,7 +231,7 @@ class Judge:
 
     # Known failures
 
-    def _still_fails(self, trial: Trial, passes: list[Pass], entry: known.Known) -> bool | None:
+    def _still_fails(self, trial: Trial, passes: Passes, entry: known.Known) -> bool | None:
         """Whether the law fails inside ``where``; None where no case of this run lies there, so nothing is excused."""
         stored = entry.stored()
         if stored is not None and trial.meets(stored):
@@ -232,7 +246,7 @@ class Judge:
 
     # Records
 
-    def _counts(self, trial: Trial, passes: list[Pass]) -> Record:
+    def _counts(self, trial: Trial, passes: Passes) -> Record:
         return {
             "cases": trial.cases,
             "comparisons": trial.comparisons,
@@ -240,7 +254,7 @@ class Judge:
             "regimes": sorted(trial.regimes),
             "ratio": trial.ratio,
             "cases_digest": trial.digest.hexdigest(),
-            "not_judged": [each.edge for each in passes if each.closed],
+            "not_judged": [each.edge for each in passes.made.values() if each.closed],
         }
 
     def _described(self, trial: Trial, failure: Failure) -> Record:
@@ -284,7 +298,7 @@ def _status(
     failure: Failure | None,
     entries: list[known.Known],
     still: list[bool | None],
-    passes: list[Pass],
+    passes: Passes,
     required: bool,
 ) -> Record:
     if failure is not None:
@@ -309,7 +323,7 @@ def _status(
     return {"status": "held"}
 
 
-def _must_meet(trial: Trial, passes: list[Pass]) -> set[str]:
+def _must_meet(trial: Trial, passes: Passes) -> set[str]:
     """Regimes that the law requires, less what is illegal in the dialect and what a gatekeeper closed."""
     closed = {each.edge for each in passes if each.closed}
     illegal = {"alpha-0"} if trial.target.dialect == Dialect.FREIA_MAIN else set()

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SETTINGS = pytest.StashKey[Settings]()
 # `flowref check` says here, to the controller alone, where evidence goes.
 EVIDENCE = ("FLOWREF_EVIDENCE", "FLOWREF_EVIDENCE_TOKEN")
-MOST_TIMEOUTS = 3
+MOST_TIMEOUTS = 3  # then the run ends, as in flowref.gate.watch
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -166,7 +166,7 @@ class Ledger:
         if report.when == "call" and own:
             self._record(json.loads(str(own[0])))
         elif report.when not in ("setup", "call", "teardown"):
-            self.writer.write("problem", what="died", text=f"It ended while judging {report.nodeid}.")
+            self.writer.write("problem", what="died", text=f"It ended, or was killed, in {report.nodeid}.")
         elif report.failed:
             self.writer.write("problem", what="internal", text=f"{report.nodeid}: {_last_line(report.longreprtext)}")
 
@@ -193,7 +193,7 @@ class Ledger:
         self.writer.write("problem", what="internal", text=_last_line(str(excrepr)))
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-        if not excinfo.errisinstance(pytest.Session.Interrupted):  # which is our own stop, or -x
+        if type(excinfo.value) is KeyboardInterrupt or "keyboard-interrupt" in str(excinfo.value):  # else our own stop
             self.writer.write("problem", what="interrupted", text="Ctrl-C")
 
     @pytest.hookimpl(optionalhook=True)

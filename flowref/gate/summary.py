@@ -8,7 +8,7 @@ from flowref.gate.evidence import Evidence
 from flowref.gate.options import Settings
 from flowref.gate.report import json, junit, table
 from flowref.gate.report.message import message
-from flowref.gate.verdict import GOOD, INTERNAL, SILENT, Verdict
+from flowref.gate.verdict import BROKEN, GOOD, HELD, INTERNAL, SILENT, Verdict
 
 MOST_MESSAGES = 20
 WIDTH = 120  # of a table in a log
@@ -25,7 +25,8 @@ def show(console: Console, evidence: Evidence, verdict: Verdict, output: str) ->
     if verdict.code == INTERNAL and output:
         say(f"The end of what the run printed:\n{output}\n")
     width = console.width if console.is_terminal else max(console.width, WIDTH)
-    for line in [*table.lines(evidence, width, console.is_terminal), *table.not_judged(evidence.records)]:
+    closed = table.not_judged(evidence.records) if verdict.code in (HELD, BROKEN) else []
+    for line in [*table.lines(evidence, width, console.is_terminal), *closed]:
         console.out(line, highlight=False)
     say(("\n" if evidence.records else "") + verdict.sentence)
 

@@ -89,8 +89,10 @@ class Trial:
             with self.watch.case():
                 hold_case(self.law, case, target, precision, self.direction, device, meter, self.watch.call)
         except LawBroken as broken:
-            late = isinstance(broken.__cause__, CallTimeout)
-            return broken.details | ({"kind": "timeout"} if late else {})
+            late = broken.__cause__
+            if not isinstance(late, CallTimeout):
+                return broken.details
+            return {"kind": "timeout", "message": f"{broken.details['what']} {late}"}
         except CallTimeout as late:
             return {"kind": "timeout", "message": f"the law {late}"}
         except Exception as stray:

@@ -39,7 +39,7 @@ def decide(evidence: Evidence) -> Verdict:
 
 
 def _run_failed(evidence: Evidence) -> Verdict | None:
-    problems = {problem["what"]: problem["text"] for problem in reversed(evidence.problems)}
+    problems = {problem["what"]: problem["text"] for problem in evidence.problems}  # the last says most
     for record in evidence.records:
         if record["status"] == "tampered":
             problems["tampered"] = f"{record['target']}: {record['reason']}"
@@ -105,8 +105,8 @@ def _bad(bad: list[Record], records: list[Record]) -> str:
     judged = len({record["law"] for record in records})
     if broken:
         return (
-            f"Broken: {len(broken)} of {judged} laws do not hold ({_few(broken)}). Start with the first message above: "
-            "load its case, run your block and flowref.reference on it, and compare."
+            f"Broken: {len(broken)} of {judged} laws judged ({_few(broken)}). Start with the first message above: "
+            "paste its case, run your block and flowref.reference on it, and compare."
         )
     return f"Gone: {_few(gone)} holds where it was known to fail. Good news: remove it from the known failures."
 

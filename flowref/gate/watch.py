@@ -27,11 +27,14 @@ class TargetInterrupted(Exception):
     """The target raised KeyboardInterrupt though nobody pressed Ctrl-C."""
 
 
+MOST_TIMEOUTS = 3  # then the run ends
+
+
 class Watch:
     """The clock of one process, and whether the user pressed Ctrl-C."""
 
     def __init__(self, seconds: float) -> None:
-        self.seconds, self.interrupted, self._killing = seconds, False, 0.0
+        self.seconds, self.interrupted, self.timeouts, self._killing = seconds, False, 0, 0.0
         self._before = signal.getsignal(signal.SIGINT)
         signal.signal(signal.SIGINT, self._interrupt)
 
@@ -41,6 +44,7 @@ class Watch:
             self._before(number, frame)
 
     def _ring(self, number: int, frame: FrameType | None) -> None:
+        self.timeouts += 1
         raise CallTimeout(f"took longer than {self.seconds:g} s")
 
     def _arm(self, seconds: float) -> None:
@@ -49,6 +53,11 @@ class Watch:
         if now > self._killing + 1:  # arming it starts a thread: once a second is enough
             self._killing = now
             faulthandler.dump_traceback_later(2 * self.seconds + OWN_WORK, exit=True, file=2)
+
+    @property
+    def spent(self) -> bool:
+        """Whether so many calls timed out that there is no point in another."""
+        return self.timeouts >= MOST_TIMEOUTS
 
     @contextmanager
     def case(self) -> Iterator[None]:

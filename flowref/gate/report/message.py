@@ -29,9 +29,8 @@ def message(record: Record) -> str:
 
 
 def _what(failure: Record) -> str:
-    if failure["kind"] == "timeout":
-        return f"{failure['message']}; a longer pass is allowed by --call-timeout"
-    return str(failure["message"])
+    longer = "; --call-timeout allows longer passes" if failure["kind"] == "timeout" else ""
+    return f"{failure['message']}{longer}"
 
 
 def _case(failure: Record) -> str:
