@@ -221,7 +221,7 @@ def _condition_shape(k: int, value: object, S: tuple[int, ...]) -> tuple[int, ..
         )
     if dims[1:] != S:
         raise IllegalArgument(
-            name, value, f"has the spatial shape {dims[1:]}", f"the input's, {S}, as both are concatenated along channels",
+            name, value, f"has the spatial shape {dims[1:]}", f"the input's, {S}, as both are concatenated",
             f"Give {(dims[0], *S)}.",
         )  # fmt: skip
     return dims

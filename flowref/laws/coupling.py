@@ -38,7 +38,13 @@ def passive_passes_through(run: Run) -> None:
     "∂y_p/∂x_q = 0 and ∂y_q/∂x_q is diagonal, for a hard W",
     broken_by="parts-swapped",
     regimes=("rank-0", "rank-1", "channels-odd"),
-    fix={**HARD, "permutation": "identity", "max_CN": 24, "max_B": 3},
+    fix={
+        **HARD,
+        "permutation": "identity",
+        "max_CN": 24,
+        "max_B": 3,
+        "subnet": ("linear", "network", "convolutional", "constant", "zero"),
+    },
 )
 def jacobian_is_triangular(run: Run) -> None:
     """Passive outputs do not depend on active inputs, and each active output on its own active input alone.

@@ -34,8 +34,14 @@ def logdet_is_0(run: Run) -> None:
     "|det ∂y/∂x| = 1 in GIN mode, for an orthogonal W",
     broken_by="gin-keeps-global-scale",
     regimes=("rank-0", "rank-1", "clamp-curved"),
-    fix={**GIN, "max_CN": 24, "max_B": 3, "subnet": ("constant", "linear", "network", "convolutional"),
-         "clamp": ("curved", "saturated")},
+    fix={
+        **GIN,
+        "max_CN": 24,
+        "max_B": 3,
+        "subnet": ("constant", "linear", "network", "convolutional"),
+        "clamp": ("curved", "saturated"),
+        "alpha": (2.0, 1.0, 0.5),
+    },
 )
 def preserves_volume(run: Run) -> None:
     """In GIN mode the target's own Jacobian has determinant ±1.
@@ -61,7 +67,7 @@ def preserves_volume(run: Run) -> None:
     broken_by=("gin-mean-over-the-batch", "gin-mean-per-channel"),
     regimes=("rank-1", "rank-2"),
     fix={**GIN, "B": (2, 3), "C": (4, 5, 6, 7), "S": ((3,), (2, 2), (2, 3)), "soft": False, "reflections": 0,
-         "reverse_permutation": False, "max_CN": 42},
+         "reverse_permutation": False, "max_CN": 42, "subnet": ("linear", "network", "convolutional")},
 )  # fmt: skip
 def mean_is_per_sample(run: Run) -> None:
     """The mean that is subtracted is one number a sample, over channels and pixels.

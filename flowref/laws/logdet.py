@@ -53,7 +53,7 @@ def share_of_w(run: Run) -> float:
     "logdet = log|det ∂y/∂x| − (1 + reverse_permutation)·N·log|det W|",
     broken_by="logdets-both-negated",
     regimes=("rank-0", "rank-1", "rank-2", "clamp-curved", "reverse-permutation"),
-    fix={"max_CN": 24, "max_B": 3},
+    fix={"max_CN": 24, "max_B": 3, "subnet": ("linear", "network", "convolutional", "constant", "zero")},
 )
 def equals_jacobian(run: Run) -> None:
     """The log-det is the log of the absolute determinant of the target's own Jacobian.

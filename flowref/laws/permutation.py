@@ -9,7 +9,7 @@ from torch import Tensor
 
 from flowref.bounds import logdet_error
 from flowref.laws.registry import BOTH, ONCE, law
-from flowref.laws.run import Run
+from flowref.laws.run import Run, seed_everything
 
 # A new block of which W can be read: σ = 1, o = 0, no coupling.
 BARE = {"subnet": "zero", "affine": "EXP", "scale": "one", "offset": "zero", "gin": False}
@@ -18,9 +18,9 @@ FALSE_ALARM = 1e-9  # probability that a right generator fails one statistical l
 
 
 def _new(run: Run, seed: int = 0) -> tuple[object, Tensor]:
-    """A new block, built after torch.manual_seed, and its W (C, C) in float64, read off the unit vectors."""
+    """A new block, built from this seed, and its W (C, C) in float64, read off the unit vectors."""
     C = run.spec.C
-    torch.manual_seed(seed)
+    seed_everything(seed)
     block = run.ask(
         "the constructor",
         lambda: run.target.build(run.spec, run.case.subnet_constructor, run.dtype, run.device),
@@ -247,7 +247,6 @@ def reflections_start_small(run: Run) -> None:
     Blind to: a distance between distributions below 0.1.
     Spec: 5. Since: 0.1.
     """
-    torch.manual_seed(0)
     block, _ = _new(run)
     v = run.ask("the state", lambda: run.target.state(block)["vk_householder"]).detach().double().cpu()
     run.equal((run.spec.learned_householder_permutation, run.spec.C), tuple(v.shape), "the shape of vk_householder")

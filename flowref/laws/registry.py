@@ -133,5 +133,7 @@ def find(text: str) -> tuple[Law, ...]:
     if not found:
         known = [one.id for one in laws] + list(FAMILIES)
         near = get_close_matches(text, known, n=1, cutoff=0.4)
-        raise KeyError(f"no law {text!r}." + (f" Did you mean {near[0]}?" if near else "") + " `flowref laws` lists all.")
+        raise KeyError(
+            f"no law {text!r}." + (f" Did you mean {near[0]}?" if near else "") + " `flowref laws` lists all."
+        )
     return found

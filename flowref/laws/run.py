@@ -1,9 +1,9 @@
 """What a law is given: one case, one target, one direction and precision; and how it says that the law is broken.
 
-    Run          the target's answers, the reference's with their bounds, and `within`, which compares them
-    LawBroken    the law does not hold on this case; `details` says where and by how much
-    Wanted       the reference's passes and gradients of a case, computed once for all laws
-    Meter        what a comparison leaves behind: largest ratio, how many were decided
+Run          the target's answers, the reference's with their bounds, and `within`, which compares them
+LawBroken    the law does not hold on this case; `details` says where and by how much
+Wanted       the reference's passes and gradients of a case, computed once for all laws
+Meter        what a comparison leaves behind: largest ratio, how many were decided
 """
 
 from __future__ import annotations
@@ -128,6 +128,13 @@ def incoming(case: Case, kind: str) -> tuple[Tensor, Tensor]:
     return gy, gj
 
 
+def seed_everything(seed: int) -> None:
+    """Seed every generator that a block may draw from, so that a run repeats whatever the target uses."""
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
+
+
 def reference_block(case: Case) -> ReferenceBlock:
     """The reference, built and loaded for a case."""
     spec = case.spec
@@ -239,10 +246,7 @@ class Run:
 
     def build(self, *, load: bool = True) -> Any:
         """A new block of the target's, from the case's seed; loaded with the case's state, or as it was made."""
-        seed = int(self.case.id[:8], 16)
-        torch.manual_seed(seed)
-        np.random.seed(seed)
-        random.seed(seed)
+        seed_everything(int(self.case.id[:8], 16))
 
         def constructor(inputs: int, outputs: int) -> Any:
             self.probe = self.case.subnet_constructor(inputs, outputs)
@@ -301,7 +305,7 @@ class Run:
         if kind != "output":
             loss = loss + (gj.to(got.logdet.dtype) * got.logdet).sum()
         if not loss.requires_grad:
-            return {name: None for name in leaves}
+            return dict.fromkeys(leaves)
         found = self.ask("backward", lambda: torch.autograd.grad(loss, list(leaves.values()), allow_unused=True))
         return dict(zip(leaves, found, strict=True))
 
