@@ -126,8 +126,8 @@ def _fields(chosen: Fields, turn: int) -> Fields:
 def rows(profile: str, dialect: str = "anomalib", fix: Fix | None = None) -> list[Recipe]:
     """The covering rows of a profile, narrowed to ``fix``; twins that narrowing made are left out.
 
-    smoke: pairs of the constructor's flags. ci and nightly: triples of them, pairs of these with conditions, clamp, subnet,
-    layout and sizes, and rows with one large axis.
+    smoke: pairs of the constructor's flags. ci and nightly: triples of them, pairs of these with conditions, clamp,
+    subnet, layout and sizes, and rows with one large axis.
     """
     found = [narrow(row, dialect, fix or {}, turn=turn) for turn, row in enumerate(_array(profile))]
     return list(dict.fromkeys(found))
@@ -251,7 +251,7 @@ SEARCHED: dict[str, tuple[Any, ...]] = {
     "gin": (False, True),
     "reverse_permutation": (False, True),
     "affine": ("SOFTPLUS", "SIGMOID", "EXP"),
-    "alpha": (1.0, 2.0, 0.5, 3.0, 1.9, 0.1, 5.0),
+    "alpha": (2.0, 1.0, 0.5, 3.0, 1.9, 0.1, 5.0),
     "subnet": ("linear", "constant", "network", "convolutional", "activation", "zero"),
     "clamp": ("curved", "curved", "saturated", "linear"),
     "scale": ("drawn",) * 7 + ("wide", "one"),
@@ -261,6 +261,7 @@ SEARCHED: dict[str, tuple[Any, ...]] = {
     "size": (0, 1, -1, 2, -2),
     "bits": (24,),
 }
+# Sizes: small ones, repeated so that they are drawn more often, then those past a boundary.
 CHANNELS = (2, 3, 4, 5, 6, 7, 8, 9, 11)
 CHANNELS_LARGE = (17, 33, 65, 129, 257)
 BATCHES = (1, 2, 3, 4, 5)
@@ -282,26 +283,47 @@ def recipes(
         choice = allowed(fix, name) or values
         return choice[0] if len(choice) == 1 else draw(st.sampled_from(choice))
 
-    row: Fields = {}
-    large = draw(st.sampled_from(("none",) * 6 + ("C", "B", "S")))  # one axis large at a time
-    row["C"] = pick("C", CHANNELS_LARGE if large == "C" else CHANNELS if large == "none" else CHANNELS[:3])
-    row["B"] = pick("B", BATCHES_LARGE if large == "B" else BATCHES if large == "none" else BATCHES[:2])
-    row["S"] = pick("S", PIXELS_LARGE if large == "S" else PIXELS if large == "none" else PIXELS[:3])
-    row["conditions"] = pick("conditions", CONDITIONS)
+    row: Fields = {
+        "C": pick("C", CHANNELS * 3 + CHANNELS_LARGE),
+        "B": pick("B", BATCHES * 6 + BATCHES_LARGE),
+        "S": pick("S", PIXELS * 3 + PIXELS_LARGE),
+        "conditions": pick("conditions", CONDITIONS),
+    }
+    _one_large(row, fix)
     mixing = draw(st.sampled_from((0, 0, 1, 1, 2)))  # hard, soft, reflections
     row["soft"] = pick("soft", (mixing > 0,))
     row["reflections"] = pick("reflections", (1, 2, 3, row["C"] + 1 if row["C"] < 8 else 5) if mixing == 2 else (0,))
     for name, values in SEARCHED.items():
         row[name] = pick(name, values)
-    row["g"] = draw(_inits(row["affine"])) if "g" not in fix else pick("g", ())
+    row["g"] = pick("g", ()) if "g" in fix else _init(draw, row["affine"])
     row["dense"] = pick("dense", (False,) * 7 + (True,)) if row["C"] > 8 else False
     seed = draw(st.integers(0, 2**32 - 1))
     return narrow({**row, "seed": seed}, dialect, fix, edge=edge, turn=seed)
 
 
-def _inits(affine: str) -> st.SearchStrategy[float]:
-    """g over its whole range, evenly in log g, near both ends too; shrinks to 1."""
-    if affine == "SIGMOID":  # 1 … 2**-120, and up to 10 from below
-        low, high = st.integers(0, 120).map(lambda e: 2.0**-e), st.integers(1, 20).map(lambda e: 10 * (1 - 2.0**-e))
-        return low | high
-    return st.tuples(st.integers(-120, 120), st.integers(16, 31)).map(lambda p: math.ldexp(p[1], p[0] - 4))
+def _one_large(row: Fields, fix: Fix) -> None:
+    """Leave one axis large, so that the case stays cheap: the channels, else the samples, else the pixels."""
+    pixels = math.prod(row["S"])
+    most: Fields = {}
+    if row["C"] > max(CHANNELS):
+        most = {"B": 2, "S": 4}
+    elif row["B"] > max(BATCHES):
+        most = {"C": 5, "S": 4}
+    elif pixels > 12:
+        most = {"C": 4, "B": 2}
+    for name, limit in most.items():
+        if name in fix:
+            continue
+        if name != "S":
+            row[name] = min(row[name], limit)
+        elif pixels > limit:
+            row["S"] = (2,) * (len(row["S"]) > 0)
+
+
+def _init(draw: st.DrawFn, affine: str) -> float:
+    """g: from 1/8 to about 10, or evenly in log g over its whole range, near both ends too; shrinks to 1."""
+    ends = draw(st.booleans())
+    exponent, mantissa = draw(st.integers(-120, 120) if ends else st.integers(-3, 3)), draw(st.integers(16, 31))
+    if affine == "SIGMOID" and exponent > 2:  # 10 from below
+        return 10 * (1 - 2.0 ** -min(exponent // 2, 20))
+    return math.ldexp(mantissa, exponent - 4)
