@@ -179,7 +179,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     fault(
         "scale-is-one-plus-epsilon",
-        "inverse.exact-where-arithmetic-is-exact",
+        "inverse.exact-where-the-arithmetic-is-exact",
         "within the bounds of other laws, but exp(0) is not 1",
         ("return q * torch.exp(l) + t", "return q * (torch.exp(l) * (1 + torch.finfo(l.dtype).eps)) + t"),
     ),

@@ -73,10 +73,15 @@ class PlainBlock(nn.Module):
             self.register_buffer("w_0", in_defaults(W))
             self.vk_householder = nn.Parameter(in_defaults(draw_reflections(n, C)))
         else:
-            self.register_buffer("w_perm", in_defaults(W).reshape(C, C, *ones))
-            self.register_buffer("w_perm_inv", in_defaults(W.T).reshape(C, C, *ones))
+            self.store(W)
         assert subnet_constructor is not None  # the spec refuses None
         self.subnet = subnet_constructor(self.spec.subnet_in, self.spec.subnet_out)
+
+    def store(self, W: Tensor) -> None:
+        """Keep W and its inverse, both (C, C), as buffers of the shape (C, C, 1, …)."""
+        shape = (*W.shape, *(1,) * self.spec.rank)
+        self.register_buffer("w_perm", in_defaults(W).reshape(shape))
+        self.register_buffer("w_perm_inv", in_defaults(W.T).reshape(shape))
 
     def forward(
         self, x: Sequence[Tensor], c: Sequence[Tensor] | None = None, rev: bool = False, jac: bool = True

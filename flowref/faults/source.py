@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+import re
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -36,7 +37,7 @@ def edited(edits: Sequence[Edit]) -> str:
 def compiled(name: str, edits: Sequence[Edit]) -> type[nn.Module]:
     """The PlainBlock of the edited source, in a fresh module that pickle and tracebacks can find by its name."""
     source = edited(edits)
-    module = ModuleType(f"flowref.faults.edited.{name}")
+    module = ModuleType("flowref.faults.edited." + re.sub(r"\W", "_", name))
     module.__file__ = f"<plain.py, {name}>"
     linecache.cache[module.__file__] = (len(source), None, source.splitlines(keepends=True), module.__file__)
     sys.modules[module.__name__] = module

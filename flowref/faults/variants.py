@@ -83,9 +83,9 @@ class SumOverBroadcast(PlainBlock):
 class IndexPermutation(PlainBlock):
     """A hard permutation stored as an int64 index vector, W v = v[:, w_perm]; a soft matrix is taken when loaded."""
 
-    def __init__(self, *arguments: Any, **flags: Any) -> None:
-        super().__init__(*arguments, **flags)
-        if not self.spec.permute_soft and not self.spec.learned_householder_permutation:
+    def store(self, W: Tensor) -> None:
+        super().store(W)
+        if not self.spec.permute_soft:
             self.w_perm = self.w_perm.flatten(1).argmax(1)
             self.w_perm_inv = self.w_perm_inv.flatten(1).argmax(1)
 

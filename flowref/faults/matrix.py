@@ -1,0 +1,152 @@
+"""The kill matrix: each fault must be broken by the law that names it, no variant by any law.
+
+    python -m flowref.faults                      all of it
+    python -m flowref.faults --law gin            the faults that a law or family names, and the variants under it
+    python -m flowref.faults --only ID            one fault or variant; with --every-law, under all laws
+
+Answers 0 where every fault was broken and no variant was, else 1. The judge is the gate's own, without shrinking.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+
+from flowref.faults import corpus, variants
+from flowref.gate.hold import Judge
+from flowref.gate.options import Settings
+from flowref.gate.plan import items
+from flowref.laws import registry
+
+
+@dataclass(frozen=True)
+class Task:
+    """A fault or variant, a dialect, and the laws to hold it to."""
+
+    id: str
+    dialect: str
+    laws: tuple[str, ...]
+    faulty: bool
+    profile: str = "ci"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """How one law fared on one block: ``how`` is the gate's status, ``where`` the item and the law's message."""
+
+    task: Task
+    law: str
+    how: str
+    where: str = ""
+
+    @property
+    def expected(self) -> bool:
+        """A fault is to be broken; a variant is to hold, or not to be judged where its dialect has no such case."""
+        broken = self.how in ("broken", "raised-always")
+        return broken if self.task.faulty else self.how in ("held", "not-judged")
+
+
+def judged(task: Task) -> list[Finding]:
+    """One finding a law: the first item that breaks, or how the last fared."""
+    name = _target(task.id, task.faulty)
+    settings = _settings(name, task.dialect, task.profile)
+    judge = _judge(settings)
+    found = []
+    for law in task.laws:
+        finding = Finding(task, law, "held")
+        for item in items(settings, registry.find(law)):
+            record = judge.judge(item)
+            status = str(record["status"])
+            if status != "held":
+                failure = record.get("failure") or {}
+                said = failure.get("message") or record.get("reason", "")
+                finding = Finding(task, law, status, f"{item}: {said}".splitlines()[0])
+            if status in ("broken", "raised-always"):
+                break
+        found.append(finding)
+    return found
+
+
+@cache
+def _target(id: str, faulty: bool) -> str:
+    """The name under which the gate finds the class."""
+    if faulty:
+        return f"{corpus.build(corpus.find(id)).__module__}:PlainBlock"
+    block = variants.find(id).make()
+    return f"{block.__module__}:{block.__qualname__}"
+
+
+@cache
+def _settings(name: str, dialect: str, profile: str) -> Settings:
+    return Settings(targets=(name,), dialect=dialect, profile=profile, device="cpu", shrink=False)
+
+
+@cache
+def _judge(settings: Settings) -> Judge:
+    return Judge(settings)
+
+
+def tasks(
+    law: str | None = None, only: str | None = None, every_law: bool = False, profile: str = "ci"
+) -> Iterator[Task]:
+    """What is to be judged. Raises KeyError on an unknown law, fault or variant."""
+    laws = tuple(one.id for one in (registry.find(law) if law else registry.all()))
+    if only and only not in [v.id for v in variants.VARIANTS]:
+        corpus.find(only)
+    for fault in corpus.FAULTS:
+        if only in (None, fault.id) and (fault.law in laws or every_law):
+            for dialect in fault.dialects:
+                yield Task(fault.id, dialect, laws if every_law else (fault.law,), True, profile)
+    for variant in variants.VARIANTS:
+        if only in (None, variant.id):
+            for dialect in corpus.DIALECTS:
+                yield Task(variant.id, dialect, laws, False, profile)
+
+
+def run(todo: Sequence[Task], workers: int) -> Iterator[list[Finding]]:
+    """Findings, task by task, in the order in which the tasks are given."""
+    if workers <= 1:
+        yield from map(judged, todo)
+        return
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(judged, todo)
+
+
+def report(findings: Iterable[list[Finding]], every_law: bool = False) -> int:
+    """Prints a line a fault; of a variant only what broke. The exit code."""
+    begin, bad, count = time.perf_counter(), [], 0
+    for found in findings:
+        count += 1
+        for one in found:
+            asked = one.expected or (every_law and one.task.faulty)
+            if not asked:
+                bad.append(one)
+            if one.task.faulty or not asked:
+                print(f"{one.how:12} {one.task.id:44} {one.task.dialect:11} {one.law}  {one.where}", flush=True)
+    print(f"{count} blocks, {len(bad)} not as they must be, {time.perf_counter() - begin:.0f} s")
+    for one in bad:
+        wanted = "must break" if one.task.faulty else "must hold"
+        print(f"  {one.task.id} ({one.task.dialect}) {wanted} {one.law}: {one.how}  {one.where}")
+    return 1 if bad or not count else 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m flowref.faults", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--law", help="a law or family")
+    parser.add_argument("--only", help="one fault or variant")
+    parser.add_argument("--every-law", action="store_true", help="hold the faults to all laws, not only to their own")
+    parser.add_argument("--profile", default="ci", help="ci (default) or smoke")
+    parser.add_argument("-n", type=int, default=os.cpu_count() or 1, help="processes")
+    given = parser.parse_args(arguments)
+    try:
+        todo = list(tasks(given.law, given.only, given.every_law, given.profile))
+    except KeyError as unknown:
+        parser.error(unknown.args[0])
+    return report(run(todo, given.n), given.every_law)
