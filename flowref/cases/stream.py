@@ -177,7 +177,7 @@ def narrow(row: Fields, dialect: str, fix: Fix, *, edge: str | None = None, turn
     """The recipe nearest to the row that ``fix`` allows, at the edge or (None) at none.
 
     A field that is not allowed takes one of the allowed values, by turn; a field that ``fix`` leaves free gives way
-    where it contradicts one that is fixed.
+    where it contradicts one that is fixed. Away from the edge of hard reflections, soft=False leaves no reflections.
     """
     unknown = sorted(set(fix) - {*FIELDS, *LIMITS})
     if unknown:
