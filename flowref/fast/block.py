@@ -1,4 +1,4 @@
-"""`AllInOneBlock`, fast form: one pass of spec sections 2 to 5 in torch's own operators.
+"""`AllInOneBlock`, fast form: one pass of docs/block.md in torch's own operators.
 
 A pass holds nothing back: what it derives from the state (gather indices, the WY form of the reflections, σ) lives
 in local variables, so every change of the state is seen by the next pass, and a pass inside a pass disturbs nothing.

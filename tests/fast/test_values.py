@@ -29,7 +29,7 @@ def dense(block) -> tuple[Tensor, Tensor]:
 
 
 def plain(block, x, c, rev):
-    """One pass of spec sections 2 to 4, in float64, on (B, C, N); and the magnitude of the terms it is summed of.
+    """One pass of docs/block.md, in float64, on (B, C, N); and the magnitude of the terms it is summed of.
 
     Magnitudes are the same formulas with every term replaced by its absolute value. An error of l is an error of
     exp(l) relative to 1, at most that of k by the clamp's slope: hence the factor `stretch`.
