@@ -38,12 +38,12 @@ class Canary:
     """What the judge looked like before any target was imported."""
 
     def __init__(self) -> None:
-        self._laws = registry.all()
+        self._laws = _laws()
         self._hold = hold_case  # our own hold on it, whatever becomes of the module's
         self._case = RECIPE.case()
         self._faulty = Module(Planted, name="a planted fault")
         self._right = Module(ReferenceBlock, name="the reference")
-        self._probes = [law for law in self._laws if law.id in LAWS]
+        self._probes = [law for law in registry.all() if law.id in LAWS]
         self._before = _judges()
         self._compare = _same
 
@@ -53,7 +53,7 @@ class Canary:
         for name, before in self._before.items():
             if name not in after or not self._compare(before, after[name]):
                 return f"{name} is not what it was before the target was imported"
-        if [id(law) for law in registry.all()] != [id(law) for law in self._laws]:
+        if _laws() != self._laws:
             return "the registry of laws is not what it was before the target was imported"
         for law in self._probes:
             if self._holds(law, self._faulty):
@@ -70,6 +70,11 @@ class Canary:
         except Exception:
             return target is self._faulty  # neither answer is right: the probe reports it either way
         return True
+
+
+def _laws() -> list[tuple[Any, ...]]:
+    """Every law: the object, what it does, and all that it states."""
+    return [(id(law), law.body, getattr(law.body, "__code__", None), repr(law)) for law in registry.all()]
 
 
 def _same(before: tuple[Any, ...], after: tuple[Any, ...]) -> bool:

@@ -126,7 +126,7 @@ def _decide(evidence: Evidence, code: int) -> Verdict:
         where = f" while judging {judging[0]}" if judging else " before a law was judged"
         _note(evidence, "died", f"The process that judges ended{where}, with exit code {code}.")
     verdict = decide(evidence)
-    if evidence.ended and code != verdict.code:
+    if evidence.ended and code != verdict.code != INTERNAL:
         text = f"No verdict: the process that judges ended with exit code {code}, but its evidence says {verdict.code}."
         return Verdict(INTERNAL, text)
     return verdict

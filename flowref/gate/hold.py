@@ -75,7 +75,7 @@ class Judge:
     """Judges items, one process's share of a run."""
 
     def __init__(self, settings: Settings, shares: int = 1) -> None:
-        torch.set_num_threads(1)
+        _settle()
         self.settings, self.watch, self.canary = settings, Watch(settings.call_timeout), Canary()
         self.known = known.read(settings.known_failures) if settings.known_failures else []
         self.seed = settings.budget.seed or (secrets.randbits(32) if settings.budget.fresh else 0)
@@ -87,9 +87,11 @@ class Judge:
         """The record of one item. Raises only on our own mistakes."""
         begin = time.perf_counter()
         target = self._target(item.target)
+        _settle()
         record: Record = {"law": item.law.id, "target": item.target, "device": item.device, "precision": item.precision}
         record |= {"direction": item.direction, "kernels": "eager", "stream": STREAM, "cases": 0, "reason": ""}
         if isinstance(target, str):
+            self.watch.rest()
             return record | {"status": "unusable", "reason": target}
         record["dialect"] = str(target.dialect)
         words = (item.law.needs | {item.precision}) & target.not_claimed
@@ -100,6 +102,7 @@ class Judge:
         changed = self.canary.changed()
         if changed:
             record |= {"status": "tampered", "reason": changed}
+        self.watch.rest()
         return record | {"seconds": round(time.perf_counter() - begin, 3), "seed": self.seed}
 
     def _target(self, name: str) -> Counted | str:
@@ -278,6 +281,14 @@ class Judge:
                 "reference": plain(trial.on_reference(case)),
             }
         )
+
+
+def _settle() -> None:
+    """What a target may have changed for the whole process is as it was, so that each item starts alike."""
+    torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
+    torch.set_grad_enabled(True)
 
 
 def _edges(law: Law) -> Iterator[str | None]:

@@ -50,7 +50,7 @@ class Watch:
     def _arm(self, seconds: float) -> None:
         signal.setitimer(signal.ITIMER_REAL, seconds)
         now = time.monotonic()
-        if now > self._killing + 1:  # arming it starts a thread: once a second is enough
+        if now > self._killing + 1:  # arming starts a thread and takes milliseconds: once a second is enough
             self._killing = now
             faulthandler.dump_traceback_later(2 * self.seconds + OWN_WORK, exit=True, file=2)
 
@@ -68,9 +68,12 @@ class Watch:
             yield
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
-            faulthandler.cancel_dump_traceback_later()
-            self._killing = 0.0
             signal.signal(signal.SIGALRM, before)
+
+    def rest(self) -> None:
+        """Nothing of the target's runs now: forget when to end the process."""
+        faulthandler.cancel_dump_traceback_later()
+        self._killing = 0.0
 
     @contextmanager
     def call(self) -> Iterator[None]:
