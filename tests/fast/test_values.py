@@ -368,6 +368,7 @@ def test_hard_gradients_agree_with_the_product_by_the_same_matrix(block, dialect
 
 @pytest.mark.parametrize("flags", ({}, {"permute_soft": True, "learned_householder_permutation": 3}), ids=str)
 @pytest.mark.parametrize("rev", (False, True))
+@pytest.mark.slow
 def test_compiles_as_one_graph(block, flags, rev):
     made = block((4, 3), (1,), dtype=torch.float64, **flags)
     x, c = inputs((4, 3), (1,))
