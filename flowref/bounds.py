@@ -388,7 +388,7 @@ def einsum(equation: str, a: Any, b: Any) -> Bounded:
     passed = passed.clamp(min=0) + (4 * EPS * top if a.error.any() else 0)  # the difference above cancels
     k = s((A != 0).double(), (B != 0).double())
     count = _roundings(a, b, k)
-    rounded = (ar.gamma(count) + ar.half + 2 * ar.factor * (k > 0)) * top + k * ar.w_tiny * (top > 0)
+    rounded = (ar.gamma(count) + ar.half * (count > 0) + 2 * ar.factor * (k > 0)) * top + count * ar.w_tiny
     value = s(a.value, b.value)
     rounded = rounded + torch.where(count > 0, _flushed(ar, value, passed), 0.0)
     pattern = re.fullmatch(r"(\w)(\w),b\2\.\.\.->b\1\.\.\.", equation)

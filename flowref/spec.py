@@ -37,7 +37,11 @@ class IllegalArgument(ValueError):
 
     def __init__(self, name: str, value: object, problem: str, need: str, remedy: str) -> None:
         self.name, self.value = name, value
+        self._words = (name, value, problem, need, remedy)
         super().__init__(f"{name}={_shown(value)} {problem}: need {need}. {remedy}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return IllegalArgument, self._words  # so that it passes between processes
 
 
 def _shown(value: object) -> str:

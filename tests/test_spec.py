@@ -1,6 +1,7 @@
-"""The constructor's arguments: what is legal, and that each refusal says what was given, what is allowed, what to do."""
+"""The constructor's arguments: what is legal; each refusal says what was given, what is allowed, what to do."""
 
 import math
+import pickle
 
 import pytest
 
@@ -94,6 +95,14 @@ def test_one_channel_is_all_passive() -> None:
     spec = make([(1,)])
 
     assert (spec.P, spec.A, spec.subnet_in, spec.subnet_out) == (1, 0, 1, 0)
+
+
+def test_a_refusal_passes_between_processes() -> None:
+    with pytest.raises(IllegalArgument) as caught:
+        make(affine_clamping=-1.0)
+
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (str(again), again.name, again.value) == (str(caught.value), "affine_clamping", -1.0)
 
 
 def test_is_a_value() -> None:

@@ -39,7 +39,8 @@ def log_abs_det(J: torch.Tensor) -> tuple[float, float]:
     n = len(J)
     P, L, U = torch.linalg.lu(J)
     rounding = n * EPS / (1 - n * EPS) * (P @ (abs(L) @ abs(U)))
-    return float(torch.log(abs(torch.diagonal(U))).sum()), logdet_error(J, rounding)
+    logs = torch.log(abs(torch.diagonal(U)))
+    return float(logs.sum()), logdet_error(J, rounding) + (n + 4) * EPS * float(abs(logs).sum())
 
 
 def share_of_w(run: Run) -> float:
