@@ -1145,7 +1145,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     fault(
         "answer-scaled-in-place",
-        "gradient.by-subnet",
+        "gradient.runs-through-a-kept-answer",
         "backward raises where the subnet's last operation keeps its result",
         (K, "a *= factor\n        k = a[:, : self.spec.A]"),
         (T, "t = a[:, self.spec.A :]"),

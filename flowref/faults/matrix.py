@@ -92,18 +92,25 @@ def _judge(settings: Settings) -> Judge:
     return Judge(settings)
 
 
+KINDS = ("faults", "variants")
+
+
 def tasks(
-    law: str | None = None, only: str | None = None, every_law: bool = False, profile: str = "ci"
+    law: str | None = None,
+    only: str | None = None,
+    every_law: bool = False,
+    profile: str = "ci",
+    kinds: Sequence[str] = KINDS,
 ) -> Iterator[Task]:
     """What is to be judged. Raises KeyError on an unknown law, fault or variant."""
     laws = tuple(one.id for one in (registry.find(law) if law else registry.all()))
     if only and only not in [v.id for v in variants.VARIANTS]:
         corpus.find(only)
-    for fault in corpus.FAULTS:
+    for fault in corpus.FAULTS if "faults" in kinds else ():
         if only in (None, fault.id) and (fault.law in laws or every_law):
             for dialect in fault.dialects:
                 yield Task(fault.id, dialect, laws if every_law else (fault.law,), True, profile)
-    for variant in variants.VARIANTS:
+    for variant in variants.VARIANTS if "variants" in kinds else ():
         if only in (None, variant.id):
             for dialect in corpus.DIALECTS:
                 yield Task(variant.id, dialect, laws, False, profile)
@@ -143,10 +150,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", help="one fault or variant")
     parser.add_argument("--every-law", action="store_true", help="hold the faults to all laws, not only to their own")
     parser.add_argument("--profile", default="ci", help="ci (default) or smoke")
+    parser.add_argument("--kind", choices=KINDS, help="only the faults, or only the variants")
     parser.add_argument("-n", type=int, default=os.cpu_count() or 1, help="processes")
     given = parser.parse_args(arguments)
     try:
-        todo = list(tasks(given.law, given.only, given.every_law, given.profile))
+        kinds = (given.kind,) if given.kind else KINDS
+        todo = list(tasks(given.law, given.only, given.every_law, given.profile, kinds))
     except KeyError as unknown:
         parser.error(unknown.args[0])
     return report(run(todo, given.n), given.every_law)

@@ -409,9 +409,8 @@ class PrivateBuffers(PlainBlock):
 
     def join(self, p: Tensor, q: Tensor) -> Tensor:
         z = p.new_empty(p.shape[0], self.spec.C, *p.shape[2:])
-        z_p, z_q = self.split(z)
-        z_p.copy_(p)
-        z_q.copy_(q)
+        self.split(z)[0].copy_(p)
+        self.split(z)[1].copy_(q)
         return z
 
 
