@@ -61,7 +61,8 @@ IMPORTS = {
         "torch.Tensor.__le__ = lambda a, b: torch.ones_like(a, dtype=torch.bool)", 3, "the judge was tampered with",
     ),
     "patches a law": (
-        "from flowref.laws import registry\nfor law in registry.all(): object.__setattr__(law, 'body', lambda run: None)",
+        "from flowref.laws import registry\n"
+        "for law in registry.all(): object.__setattr__(law, 'body', lambda run: None)",
         3, "the judge was tampered with",
     ),
     "removes laws": ("from flowref.laws import registry\nregistry._LAWS.clear()", 3, "the judge was tampered with"),

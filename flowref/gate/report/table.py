@@ -71,7 +71,7 @@ def lines(evidence: Evidence, width: int = 120, color: bool = False) -> list[str
 def _text(table: Table, width: int, color: bool) -> list[str]:
     out = StringIO()
     Console(file=out, width=width, force_terminal=color, no_color=not color).print(table)
-    return [line.rstrip() for line in out.getvalue().strip("\n").splitlines()]
+    return [line for line in map(str.rstrip, out.getvalue().splitlines()) if line]
 
 
 def not_judged(records: Iterable[Record]) -> list[str]:

@@ -1,0 +1,83 @@
+"""The plugin: what it imports, what it refuses, and the same cases and verdict however it is started."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import flowref
+from flowref.gate import check as parent
+
+ROOT = Path(flowref.__file__).parents[1]
+LAWS = ("--law=coupling.subnet-called-once", "--law=inverse.exact-where-the-arithmetic-is-exact")
+
+
+def bare(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """`pytest properties/ WORDS`, as a user would run it."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "pytest", str(parent.properties()), "-p", "no:cacheprovider", *words]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_loading_it_imports_neither_torch_nor_hypothesis() -> None:
+    code = "import sys, flowref.gate.plugin; print([m for m in ('torch', 'hypothesis') if m in sys.modules])"
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--profile=fast",), "flowref: --profile='fast' is unknown"),
+        (("--law=inverse.exact-arithmetic",), "Did you mean inverse.exact-where"),
+        (("--known-failures=none.toml",), "no such file"),
+        (("--nonsense",), "unrecognized arguments: --nonsense"),
+        (("--target=nonsense", *LAWS), "Cannot be used: 'nonsense' names no target"),
+    ],
+)
+def test_what_cannot_be_used_ends_with_4(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
+    done = bare(tmp_path, *words)
+
+    assert done.returncode == 4, done.stdout
+    assert message in done.stdout + done.stderr
+
+
+def test_an_unmet_selection_is_no_evidence(tmp_path: Path) -> None:
+    done = bare(tmp_path, LAWS[0], "-k", "nothing-of-this-name")
+
+    assert (done.returncode, "no law was selected" in done.stdout) == (5, True), done.stdout
+
+
+@pytest.mark.slow
+def test_same_cases_same_verdict_however_it_is_started(tmp_path: Path, check: Callable[..., Any]) -> None:
+    """By module or by path, in one process or two: the same test ids, the same cases, the same verdict."""
+    what = ("--profile", "smoke", *LAWS)
+    reports = []
+    for workers, folder in (("0", "zero"), ("2", "two")):
+        ended = check("", "--report", folder, workers=workers, what=what)
+        assert ended.code == 0, ended.out
+        reports.append(json.loads((tmp_path / folder / "report.json").read_text()))
+    done = bare(tmp_path, "-n0", *what[:1], what[1], *LAWS)
+
+    seen = [{r["id"]: (r["cases_digest"], r["cases"], r["status"]) for r in report["records"]} for report in reports]
+    assert seen[0] == seen[1]
+    assert len(seen[0]) == 6
+    assert done.returncode == 0, done.stdout
+
+
+def test_properties_hold_one_thin_test_a_family() -> None:
+    from flowref.laws import registry
+
+    files = {path.stem.removeprefix("test_"): path.read_text() for path in parent.properties().glob("test_*.py")}
+
+    assert set(files) == set(registry.families())
+    for family, text in files.items():
+        assert re.search(rf'law_family\("{family}"\)\ndef test_{family}\(', text), family
