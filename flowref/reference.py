@@ -222,15 +222,14 @@ class ReferenceBlock(nn.Module):
             E = torch.exp(l)
             u = join(spec, p, q * E + t)
             v = u if spec.gin_block else scaled(sigma, u)
-            out = mix(W, v) + o if documented else mix(W, v + o)
+            v = v if documented else v + o
+            out = mix(W, v) + o if documented else mix(W, v)
         else:
             d = difference(q, t)
             E = torch.exp(-l)
             u = join(spec, p, d * E)
             out = mix(W, u) if spec.reverse_permutation else u
             logdet = -logdet
-        if not rev and not documented:
-            v = v + o
         return Pass(x, c, rev, W, W_inv, steps, sigma, dsigma, w, z, p, q, seen, a, tanh, l, t, E, d, u, v, out,
                     logdet, l_scale)  # fmt: skip
 
