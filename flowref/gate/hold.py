@@ -236,7 +236,7 @@ class Judge:
 
     def _still_fails(self, trial: Trial, passes: Passes, entry: known.Known) -> bool | None:
         """Whether the law fails inside ``where``; None where no case of this run lies there, so nothing is excused."""
-        stored = entry.stored()
+        stored = entry.stored(str(trial.target.dialect))
         if stored is not None and trial.meets(stored):
             return True
         met = stored is not None
@@ -322,7 +322,7 @@ def _status(
         return {"status": "known", "reason": "; ".join(entry.reason for entry in entries)}
     if not trial.cases and any(each.closed for each in passes):
         return {"status": "not-judged", "reason": ", ".join(str(each.edge) for each in passes if each.closed)}
-    if not trial.cases and not any(each.rows for each in passes):  # alpha-0 in freia-main
+    if not trial.cases and None not in passes.edges and not any(each.rows for each in passes):  # alpha-0 in freia-main
         return {"status": "not-judged", "reason": f"no such case is legal in the dialect {trial.target.dialect}"}
     if not trial.cases:
         return {"status": "unproven", "reason": "no case was drawn"}

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +51,11 @@ class Known:
         """Whether a case lies inside ``where``."""
         return set(self.where) <= case.regimes
 
-    def stored(self) -> Case | None:
-        """The case that the entry keeps, if it keeps one."""
+    def stored(self, dialect: str | None = None) -> Case | None:
+        """The case that the entry keeps, if it keeps one; a Recipe's in this dialect."""
         if isinstance(self.case, Path):
             return store.load(self.case)
-        return None if self.case is None else self.case.case()
+        return None if self.case is None else replace(self.case, dialect=dialect or self.case.dialect).case()
 
 
 def read(path: Path) -> list[Known]:
@@ -87,7 +87,12 @@ def _entry(place: str, entry: dict[str, Any], folder: Path) -> Known:
             _known(f"{place}: {key}", entry[key], legal)
     options = {key: entry.get(key) for key in ("target", "precision", "direction", "device")}
     case = _case(place, entry.get("case"), folder)
-    return Known(entry["law"], entry["reason"], tuple(where), **options, case=case)
+    one = Known(entry["law"], entry["reason"], tuple(where), **options, case=case)
+    stored = one.stored()
+    if stored is not None and not one.excuses(stored):
+        outside = sorted(set(where) - stored.regimes)
+        raise Unusable(f"{place}: its case lies outside where={where!r}: it is not {outside[0]}. Give one that is.")
+    return one
 
 
 def _case(place: str, value: object, folder: Path) -> Path | Recipe | None:
@@ -98,7 +103,6 @@ def _case(place: str, value: object, folder: Path) -> Path | Recipe | None:
             _only(f"{place}: case", value, [field.name for field in fields(Recipe)])
             settled: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in value.items()}
             recipe = Recipe(**settled)
-            recipe.case()
             return recipe
         if isinstance(value, str):
             store.load(folder / value)

@@ -12,7 +12,6 @@ Nothing that is absent counts in the target's favour.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 
 from flowref.gate.evidence import Evidence, Record
@@ -112,12 +111,12 @@ def _bad(bad: list[Record], records: list[Record]) -> str:
 
 
 def _held(records: list[Record]) -> str:
-    count = Counter(record["status"] for record in records)
-    laws = len({record["law"] for record in records if record["status"] in GOOD})
+    judged = {record["law"] for record in records if record["status"] in GOOD}
+    known = {record["law"] for record in records if record["status"] == "known"}
     targets = list(dict.fromkeys(record["target"] for record in records))
     cases = sum(record["cases"] for record in records)
-    known = f", {count['known']} of {len(records)} checks failed as known" if count["known"] else ""
-    return f"Held: {_few(targets)} keeps all {laws} laws judged, over {cases:,} cases{known}."
+    more = f", and {len(known)} more fail only where that is known" if known else ""
+    return f"Held: {len(judged - known)} laws on {_few(targets)}, over {cases:,} cases{more}."
 
 
 def _few(words: list[str]) -> str:

@@ -23,6 +23,7 @@ REFUSED = {
     'law = "logdet.equals-reference"\nreason = "r"\ncase = { D = 1 }': "the key 'D' is unknown.",
     'law = "logdet.equals-reference"\nreason = "r"\ncase = { C = 0 }': "is no case: C=0 is outside its range",
     'law = "logdet.equals-reference"\nreason = "r"\ncase = "gone.json"': "is no case: ",
+    'law = "logdet.equals-reference"\nreason = "r"\nwhere = ["gin"]\ncase = { C = 3 }': "outside where=['gin']",
 }
 
 

@@ -25,8 +25,8 @@ def problem(what: str) -> dict[str, Any]:
 
 
 CASES = {
-    "held": (evidence(record()), 0, "Held: t:B keeps all 1 laws"),
-    "held, failed as known": (evidence(record("known")), 0, "failed as known"),
+    "held": (evidence(record()), 0, "Held: 1 laws on t:B, over 3 cases."),
+    "held, failed as known": (evidence(record("known")), 0, "and 1 more fail only where that is known."),
     "broken": (evidence(record("broken")), 1, "Broken: 1 of 1 laws judged (inverse.one)"),
     "gone": (evidence(record("gone")), 1, "Gone: inverse.one holds where it was known to fail"),
     "broken, and stopped there": (evidence(record("broken"), plan=("one", "two")), 1, "Broken"),

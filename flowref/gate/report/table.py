@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from io import StringIO
+from typing import Literal
 
 from rich import box
 from rich.console import Console
@@ -33,6 +34,7 @@ COLUMNS = {
     "unproven": ("unproven", "unusable", "tampered"),
 }
 KEYS = ("target", "dialect", "device", "precision")
+WIDE = 100
 
 
 def rows(evidence: Evidence) -> list[dict[str, object]]:
@@ -53,18 +55,25 @@ def _counts(records: list[Record]) -> dict[str, object]:
 
 
 def lines(evidence: Evidence, width: int = 120, color: bool = False) -> list[str]:
-    """The table as lines of text."""
+    """The table as lines of text. Where it is too wide with a column of targets, each target has a table."""
     data = rows(evidence)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    if width >= WIDE:
+        return _lines(data, KEYS, width, color)
+    targets = dict.fromkeys(str(row["target"]) for row in data)
+    parts = {target: [row for row in data if row["target"] == target] for target in targets}
+    return [line for name, part in parts.items() for line in [f" {name}", *_lines(part, KEYS[1:], width, color)]]
+
+
+def _lines(data: list[dict[str, object]], keys: tuple[str, ...], width: int, color: bool) -> list[str]:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0) if width >= WIDE else 0)
     shown = [name for name in COLUMNS if name != "unproven" or any(row[name] for row in data)]
-    for name in (*KEYS, *shown, "cases", "largest ratio"):
-        heading = name.replace(" ", "\n")
-        table.add_column(
-            heading, justify="left" if name in KEYS else "right", overflow="fold", no_wrap=name != "target"
-        )
+    for name in (*keys, *shown, "cases", "largest ratio"):
+        heading = name.replace(" ", "\n").replace("unproven", "un-\nproven")
+        side: Literal["left", "right"] = "left" if name in keys else "right"
+        table.add_column(heading, justify=side, overflow="fold", no_wrap=name != "target")
     for row in data:
         figures = [str(row[name]) for name in shown]
-        table.add_row(*(str(row[key]) for key in KEYS), *figures, f"{row['cases']:,}", f"{row['largest ratio']:.2g}")
+        table.add_row(*(str(row[key]) for key in keys), *figures, f"{row['cases']:,}", f"{row['largest ratio']:.2g}")
     return _text(table, width, color) if data else []
 
 
