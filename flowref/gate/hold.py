@@ -149,14 +149,14 @@ class Judge:
         budget, dialect, law = self.settings.budget, trial.target.dialect, trial.law
         if edge is None:
             rows = stream.rows(budget.rows, dialect, law.fix)
-            return Pass(None, rows[:1] if law.once else rows, 0 if law.once else budget.searched)
+            return Pass(None, rows[: law.rows], _searched(law, budget.searched))
         rows = stream.edge_rows(edge, dialect, law.fix)
         closed = frozenset(
             reflected
             for reflected in (False, True)
             if law.gatekeeper != edge and self._is_closed(trial, edge, reflected)
         )
-        return Pass(edge, rows, 0 if law.once or len(closed) == 2 else budget.searched_edge, closed)
+        return Pass(edge, rows[: law.rows], 0 if len(closed) == 2 else _searched(law, budget.searched_edge), closed)
 
     def _is_closed(self, trial: Trial, edge: str, reflected: bool) -> bool:
         """Whether the target fails the edge's gatekeeper there. Asked once a process."""
@@ -289,6 +289,11 @@ def _settle() -> None:
     torch.set_default_dtype(torch.float32)
     torch.set_default_device(None)
     torch.set_grad_enabled(True)
+
+
+def _searched(law: Law, budget: int) -> int:
+    """How many cases to search; none for a statistic."""
+    return budget if law.rows is None else 0 if law.rows == 1 else min(budget, law.rows)
 
 
 def _edges(law: Law) -> Iterator[str | None]:

@@ -152,6 +152,7 @@ def jac_false_changes_no_output(run: Run) -> None:
     "logdet = Σ l + N Σ log σ, with at most h(n) = 2⌈√n⌉ + 16 additions on any path",
     broken_by="logdet-sums-one-by-one",
     regimes=("pixels-over-1024", "subnet-constant"),
+    rows=6,
     fix={
         "B": (1, 2), "C": (2, 4), "S": ((64, 64), (16384,), (16, 32, 16)), "subnet": "constant", "conditions": (),
         "soft": False, "reflections": 0, "gin": False, "scale": "drawn", "clamp": "curved", "layout": "contiguous",

@@ -174,7 +174,7 @@ def reflections_ignore_length(run: Run) -> None:
     fix={**NEW, "C": 3, "soft": False, "reflections": 0},
     directions=ONCE,
     precisions=("float32",),
-    once=True,
+    rows=1,
 )
 def hard_is_uniform(run: Run) -> None:
     """Each hard permutation is as likely as any other.
@@ -204,7 +204,7 @@ def _largest_gap(sample: Tensor, cdf: Tensor) -> Tensor:
     fix={**NEW, "C": 3, "soft": True, "reflections": 0},
     directions=ONCE,
     precisions=("float32",),
-    once=True,
+    rows=1,
 )
 def soft_is_haar(run: Run) -> None:
     """A soft W is drawn from the Haar measure of SO(C).
@@ -236,7 +236,7 @@ def soft_is_haar(run: Run) -> None:
     needs=("state",),
     edges=("reflections-hard",),
     only_edges=True,
-    once=True,
+    rows=1,
 )
 def reflections_start_small(run: Run) -> None:
     """Reflections start as 0.2 times a standard normal sample.

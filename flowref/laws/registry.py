@@ -52,7 +52,7 @@ class Law:
     edges: tuple[str, ...] = ()  # edges that it meets too, each in a pass of its own
     only_edges: bool = False
     gatekeeper: str | None = None  # the edge that it guards
-    once: bool = False  # one example, which holds all its samples
+    rows: int | None = None  # at most so many explicit rows, and searched cases; 1: a statistic, all in one case
 
     @property
     def family(self) -> str:

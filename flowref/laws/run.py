@@ -161,10 +161,13 @@ def _wanted(key: str, arith: Arithmetic) -> Wanted:
 
 
 _CASES: dict[str, Case] = {}
+KEPT = 6000  # numbers in x: a pass keeps some 100 arrays of that size
 
 
 def wanted(case: Case, arith: Arithmetic) -> Wanted:
-    """`Wanted`, kept for the cases seen last: explicit rows are shared by all laws."""
+    """`Wanted`, kept for the cases seen last, since explicit rows are shared by all laws; large ones are not kept."""
+    if case.x.numel() > KEPT:
+        return Wanted(case, arith)
     _CASES[case.id] = case
     try:
         return _wanted(case.id, arith)
