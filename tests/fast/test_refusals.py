@@ -133,7 +133,11 @@ def test_a_wrong_argument_is_refused_and_named(flags, words):
     assert all(word in str(error.value) for word in words), str(error.value)
 
 
-@pytest.mark.parametrize("subnet", (None, 3, lambda n, m: None, lambda n, m: torch.relu), ids=str)
+@pytest.mark.parametrize(
+    "subnet",
+    (None, 3, lambda n, m: None, lambda n, m: torch.relu),
+    ids=("none", "number", "gives-none", "gives-a-function"),
+)
 def test_a_subnet_that_is_no_module_is_refused(subnet):
     with pytest.raises((ValueError, TypeError), match="subnet_constructor"):
         AllInOneBlock([(4,)], None, subnet)
