@@ -13,7 +13,6 @@ law says; ``not_judged``, edges that their gatekeeper closed; ``reason``, why th
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -74,11 +73,11 @@ class Pass:
 class Judge:
     """Judges items, one process's share of a run."""
 
-    def __init__(self, settings: Settings, shares: int = 1) -> None:
+    def __init__(self, settings: Settings, shares: int = 1, seed: int = 0) -> None:
         _settle()
         self.settings, self.watch, self.canary = settings, Watch(settings.call_timeout), Canary()
         self.known = known.read(settings.known_failures) if settings.known_failures else []
-        self.seed = settings.budget.seed or (secrets.randbits(32) if settings.budget.fresh else 0)
+        self.seed = settings.budget.seed or (seed if settings.budget.fresh else 0)
         self.seconds = settings.budget.seconds / max(1, shares)  # nightly: what each item is given
         self._targets: dict[str, Counted | str] = {}
         self._closed: dict[tuple[Any, ...], bool] = {}

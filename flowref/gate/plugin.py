@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import os
 import platform
+import secrets
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import pytest
 
@@ -120,8 +122,10 @@ def _fail(text: str) -> None:
 def _judge(request: pytest.FixtureRequest) -> Judge:
     from flowref.gate.hold import Judge
 
-    workers = int(getattr(request.config, "workerinput", {}).get("workercount", 1))
-    return Judge(request.config.stash[SETTINGS], shares=max(1, len(request.session.items) // workers))
+    worker = getattr(request.config, "workerinput", {})
+    shares = max(1, len(request.session.items) // int(worker.get("workercount", 1)))
+    seed = crc32(str(worker.get("testrunuid", secrets.token_hex(8))).encode())  # of nightly, the same in all workers
+    return Judge(request.config.stash[SETTINGS], shares, seed)
 
 
 @pytest.fixture

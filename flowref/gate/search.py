@@ -30,6 +30,10 @@ class _Found(Exception):
     """Raised from one line only, since Hypothesis tells failures apart by the line that raises."""
 
 
+class _TimeUp(BaseException):
+    """Ends a search that was given a time; Hypothesis passes on what is no Exception."""
+
+
 def search(
     fails: Callable[[Recipe], Failure | None],
     recipes: SearchStrategy[Recipe],
@@ -46,7 +50,7 @@ def search(
 
     def property_(recipe: Recipe) -> None:
         if not found and until is not None and time.monotonic() > until:
-            return
+            raise _TimeUp
         known = next((failure for failure in found if failure.case.recipe == recipe), None)
         failure = known or (None if found and stop.spent() else fails(recipe))
         if failure is not None and (not found or failure.like(found[0])):
@@ -71,7 +75,7 @@ def search(
     try:
         with reporting.with_reporter(lambda text: None):
             seeded(seed)(test)()
-    except (_Found, Flaky, ExceptionGroup, StopTest):
+    except (_TimeUp, _Found, Flaky, ExceptionGroup, StopTest):
         pass
     except Unsatisfiable:
         return None

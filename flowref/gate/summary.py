@@ -28,6 +28,8 @@ def show(console: Console, evidence: Evidence, verdict: Verdict, output: str) ->
     closed = table.not_judged(evidence.records) if verdict.code in (HELD, BROKEN) else []
     for line in [*table.lines(evidence, width, console.is_terminal), *closed]:
         console.out(line, highlight=False)
+    if evidence.header and str(evidence.header["profile"]).startswith("nightly"):
+        say(f"\nThe same cases again: --profile nightly@{evidence.records[0].get('seed') if evidence.records else '?'}")
     say(("\n" if evidence.records else "") + verdict.sentence)
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -81,3 +82,32 @@ def test_properties_hold_one_thin_test_a_family() -> None:
     assert set(files) == set(registry.families())
     for family, text in files.items():
         assert re.search(rf'law_family\("{family}"\)\ndef test_{family}\(', text), family
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGINT"), reason="no signals here")
+def test_interrupted_ends_with_2(tmp_path: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "flowref.cli", "check", "-n", "1", *LAWS]
+
+    child = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    child.stdout.readline()
+    child.send_signal(signal.SIGINT)
+    out, _ = child.communicate(timeout=60)
+
+    assert (child.returncode, out.splitlines()[-1]) == (2, "No verdict: interrupted before every law was judged.")
+
+
+def test_nightly_ends_when_its_time_is_over_and_says_how_to_repeat_it(
+    tmp_path: Path, check: Callable[..., Any]
+) -> None:
+    ended = check("", "--profile", "nightly:2s", what=LAWS[1:], workers="2")
+
+    assert (ended.code, "--profile nightly@" in ended.out) == (0, True), ended.out
+
+
+def test_several_targets_share_the_children(tmp_path: Path, check: Callable[..., Any]) -> None:
+    ended = check("1", "flowref.fast:AllInOneBlock", "--report", "out")
+
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (ended.code, [row["target"] for row in report["table"]]) == (0, ["target.py:Block", report["targets"][1]])
