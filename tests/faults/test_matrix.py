@@ -23,6 +23,7 @@ def test_each_fault_meets_its_law_in_its_dialects_and_each_variant_every_law() -
     assert variants == {(v.id, d, law.id) for v in VARIANTS for d in DIALECTS for law in registry.all()}
 
 
+@pytest.mark.slow
 def test_a_fault_is_broken_and_a_variant_held() -> None:
     assert matrix.judged(FAULT).how == "broken"
     assert matrix.judged(VARIANT).how == "held"
