@@ -59,6 +59,7 @@ FLOAT32 = Arithmetic("float32", 2.0**-24, 2.0**-24, 2.0**-126, 2.0**-126)
 TF32 = Arithmetic("tf32", 2.0**-24, 2.0**-24, 2.0**-126, 2.0**-126, factor=2.0**-10)  # cut to 11 bits, not rounded
 BFLOAT16 = Arithmetic("bfloat16", 2.0**-8, 2.0**-24, 2.0**-126, 2.0**-126)
 FLOAT16 = Arithmetic("float16", 2.0**-11, 2.0**-24, 2.0**-14, 2.0**-126)
+AUTOCAST = Arithmetic("autocast", 2.0**-8, 2.0**-24, 2.0**-126, 2.0**-126, factor=2.0**-8)  # factors are rounded too
 ARITHMETICS = {a.name: a for a in (FLOAT64, FLOAT32, TF32, BFLOAT16, FLOAT16)}
 
 EPS = 2.0**-52  # the float64 in which bounds themselves are computed

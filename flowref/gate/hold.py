@@ -33,7 +33,7 @@ from flowref.gate.search import search, shrink
 from flowref.gate.trial import Failure, Trial, made, plain
 from flowref.gate.watch import CallTimeout, Counted, Watch
 from flowref.laws import registry
-from flowref.laws.registry import Law
+from flowref.laws.registry import HALVES, Law
 from flowref.reference import ReferenceBlock
 from flowref.spec import Dialect
 from flowref.targets import Module, TargetError, resolve
@@ -145,31 +145,35 @@ class Judge:
     # Passes
 
     def _pass(self, trial: Trial, edge: str | None) -> Pass:
-        budget, dialect, law = self.settings.budget, trial.target.dialect, trial.law
-        if edge is None:
-            rows = stream.rows(budget.rows, dialect, law.fix)
-            return Pass(None, rows[: law.rows], _searched(law, budget.searched))
-        rows = stream.edge_rows(edge, dialect, law.fix)
+        budget, law = self.settings.budget, trial.law
+        rows, examples = self._rows(trial, law, edge), budget.searched if edge is None else budget.searched_edge
+        gate = edge or (trial.precision if trial.precision in HALVES else None)
         closed = frozenset(
             reflected
             for reflected in (False, True)
-            if law.gatekeeper != edge and self._is_closed(trial, edge, reflected)
+            if gate is not None and law.gatekeeper != gate and self._is_closed(trial, gate, edge, reflected)
         )
-        return Pass(edge, rows[: law.rows], 0 if len(closed) == 2 else _searched(law, budget.searched_edge), closed)
+        return Pass(edge, rows, 0 if len(closed) == 2 else _searched(law, examples), closed)
 
-    def _is_closed(self, trial: Trial, edge: str, reflected: bool) -> bool:
-        """Whether the target fails the edge's gatekeeper there. Asked once a process."""
-        guard = next((law for law in registry.all() if law.gatekeeper == edge), None)
+    def _rows(self, trial: Trial, law: Law, edge: str | None) -> list[Recipe]:
+        dialect, fix = trial.target.dialect, law.fixed(trial.precision)
+        rows = stream.rows(self.settings.budget.rows, dialect, fix) if edge is None else None
+        return (stream.edge_rows(str(edge), dialect, fix) if rows is None else rows)[: law.rows]
+
+    def _is_closed(self, trial: Trial, gate: str, edge: str | None, reflected: bool) -> bool:
+        """Whether the target fails the gatekeeper of an edge, or of a half precision. Asked once a process."""
+        guard = next((law for law in registry.all() if law.gatekeeper == gate), None)
         if guard is None:
             return False
         asked = guard.directions if trial.direction not in guard.directions else (trial.direction,)
         return any(self._refuses(trial, guard, edge, reflected, direction) for direction in asked)
 
-    def _refuses(self, trial: Trial, guard: Law, edge: str, reflected: bool, direction: str) -> bool:
-        key = (trial.target.name, trial.target.dialect, edge, reflected, direction, trial.precision, trial.device)
+    def _refuses(self, trial: Trial, guard: Law, edge: str | None, reflected: bool, direction: str) -> bool:
+        name, dialect = trial.target.name, trial.target.dialect
+        key = (name, dialect, guard.id, reflected, direction, trial.precision, trial.device)
         if key not in self._closed:
-            rows = stream.edge_rows(edge, trial.target.dialect, guard.fix)
-            cases = [case for case in map(made, rows) if Pass(edge, [], 0, frozenset({not reflected})).admits(case)]
+            mine = Pass(edge, [], 0, frozenset({not reflected}))
+            cases = [case for case in map(made, self._rows(trial, guard, edge)) if mine.admits(case)]
             ask = Trial(guard, trial.target, direction, trial.precision, trial.device, trial.watch, trial.reference)
             self._closed[key] = self.watch.spent or any(ask.meets(case) for case in cases)
         return self._closed[key]
@@ -213,7 +217,7 @@ class Judge:
 
         return search(
             fails,
-            stream.recipes(trial.target.dialect, trial.law.fix, edge=each.edge),
+            stream.recipes(trial.target.dialect, trial.law.fixed(trial.precision), edge=each.edge),
             examples=each.examples,
             seed=trial.seed + self.seed,
             shrink=self.settings.shrink,
@@ -226,7 +230,8 @@ class Judge:
             return failure
 
         def legal(recipe: Recipe) -> bool:
-            drawable = stream.narrow(asdict(recipe), recipe.dialect, trial.law.fix, edge=each.edge) == recipe
+            fix = trial.law.fixed(trial.precision)
+            drawable = stream.narrow(asdict(recipe), recipe.dialect, fix, edge=each.edge) == recipe
             return drawable and each.admits(made(recipe)) and test(made(recipe))
 
         return shrink(lambda recipe: trial.meets(recipe.case(), count=False), failure, legal)
@@ -256,7 +261,7 @@ class Judge:
             "regimes": sorted(trial.regimes),
             "ratio": trial.ratio,
             "cases_digest": trial.digest.hexdigest(),
-            "not_judged": [each.edge for each in passes.made.values() if each.closed],
+            "not_judged": [each.edge or trial.precision for each in passes.made.values() if each.closed],
         }
 
     def _described(self, trial: Trial, failure: Failure) -> Record:
@@ -325,7 +330,10 @@ def _status(
     if any(still):
         return {"status": "known", "reason": "; ".join(entry.reason for entry in entries)}
     if not trial.cases and any(each.closed for each in passes):
-        return {"status": "not-judged", "reason": ", ".join(str(each.edge) for each in passes if each.closed)}
+        return {
+            "status": "not-judged",
+            "reason": ", ".join(each.edge or trial.precision for each in passes if each.closed),
+        }
     if not trial.cases and None not in passes.edges and not any(each.rows for each in passes):  # alpha-0 in freia-main
         return {"status": "not-judged", "reason": f"no such case is legal in the dialect {trial.target.dialect}"}
     if not trial.cases:
@@ -339,7 +347,12 @@ def _status(
 
 
 def _must_meet(trial: Trial, passes: Passes) -> set[str]:
-    """Regimes that the law requires, less what is illegal in the dialect and what a gatekeeper closed."""
+    """Regimes that the law requires, less what is illegal in the dialect and what a gatekeeper closed.
+
+    None in a half precision, whose cases are narrowed to those that it can decide.
+    """
+    if trial.law.fixed(trial.precision) is not trial.law.fix:
+        return set()
     closed = {each.edge for each in passes if each.closed}
     illegal = {"alpha-0"} if trial.target.dialect == Dialect.FREIA_MAIN else set()
     return set(trial.law.regimes) - closed - illegal

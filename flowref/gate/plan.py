@@ -12,7 +12,7 @@ import torch
 
 from flowref.gate.options import DEVICES, Settings, Unusable
 from flowref.laws import registry
-from flowref.laws.registry import Law
+from flowref.laws.registry import HALVES, Law
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def items(settings: Settings, laws: Iterable[Law] | None = None) -> list[Item]:
         for target in settings.targets
         for law in (selected(settings) if laws is None else laws)
         for direction in law.directions
-        for precision in settings.precisions
-        if law.precisions is None or precision in law.precisions
+        for precision in dict.fromkeys((*settings.precisions, *HALVES))
+        if law.is_judged_in(precision, settings.precisions)
         for device in devices(settings)
     ]

@@ -34,6 +34,7 @@ def _pick(run: Run, at: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
     broken_by="gin-mean-over-the-batch",
     regimes=("batch-over-32", "batch-over-64", "gin", "rank-0", "rank-2"),
     fix=SEVERAL,
+    half=True,
 )
 def samples_are_independent(run: Run) -> None:
     """A batch cut in two gives the two parts of the answer.
@@ -56,6 +57,7 @@ def samples_are_independent(run: Run) -> None:
     broken_by="first-sample-serves-all",
     regimes=("batch-over-32", "rank-0"),
     fix=SEVERAL,
+    half=True,
 )
 def order_of_samples_does_not_matter(run: Run) -> None:
     """Samples in another order give answers in that order.
@@ -105,6 +107,7 @@ def pixels_are_equivariant(run: Run) -> None:
     broken_by="nan-spreads-over-the-batch",
     regimes=("rank-0", "rank-2", "gin", "soft", "batch-over-32"),
     fix={"B": (2, 3, 33), "layout": "contiguous"},
+    half=True,
 )
 def nan_stays_in_its_sample(run: Run) -> None:
     """A non-finite sample leaves its neighbours' bits alone.

@@ -120,6 +120,7 @@ def saturates_without_overflow(run: Run) -> None:
     directions=BOTH,
     edges=("alpha-0",),
     only_edges=True,
+    half=True,
 )
 def alpha_0_switches_scaling_off(run: Run) -> None:
     """A clamp of 0 leaves the shift alone.

@@ -20,6 +20,7 @@ HARD = {"soft": False, "reflections": 0, "reverse_permutation": False}
     broken_by="parts-joined-the-other-way",
     regimes=("rank-0", "rank-2", "channels-odd", "conditions-1"),
     fix=ALONE,
+    half=True,
 )
 def passive_passes_through(run: Run) -> None:
     """The passive channels pass through unchanged.
@@ -72,6 +73,7 @@ def jacobian_is_triangular(run: Run) -> None:
     "one call of the subnet a pass",
     broken_by="subnet-called-twice",
     regimes=("gin", "reverse-permutation"),
+    half=True,
 )
 def subnet_called_once(run: Run) -> None:
     """The subnet is called exactly once a pass.
@@ -89,6 +91,7 @@ def subnet_called_once(run: Run) -> None:
     broken_by="conditions-come-first",
     regimes=("rank-0", "rank-2", "conditions-0", "conditions-1", "conditions-2", "conditions-3", "channels-odd",
              "reverse-permutation"),
+    half=True,
 )  # fmt: skip
 def subnet_sees_passive_then_conditions(run: Run) -> None:
     """The subnet is given the passive part, then the conditions in their order.

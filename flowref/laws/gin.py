@@ -17,6 +17,7 @@ GIN = {"gin": True}
     broken_by="gin-mean-over-channels-only",
     regimes=("rank-0", "rank-2", "pixels-over-256", "batch-over-32", "channels-odd"),
     fix=GIN,
+    half=True,
 )
 def logdet_is_0(run: Run) -> None:
     """In GIN mode the log-det is 0.
@@ -93,6 +94,7 @@ def mean_is_per_sample(run: Run) -> None:
     broken_by="gin-keeps-global-scale",
     regimes=("rank-0", "rank-2"),
     fix={**GIN, "offset": ("drawn", "dyadic")},
+    half=True,
 )
 def ignores_global_scale(run: Run) -> None:
     """In GIN mode the global scale has no influence, the offset has.

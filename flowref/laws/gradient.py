@@ -27,6 +27,7 @@ def _gradients(run: Run, wanted: Callable[[str], bool]) -> None:
     fix=FREE,
     needs=NEEDS,
     edges=EDGES,
+    half=True,
 )  # fmt: skip
 def by_input(run: Run) -> None:
     """Gradients by the input are the reference's.

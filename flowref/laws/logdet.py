@@ -81,6 +81,7 @@ def equals_jacobian(run: Run) -> None:
     regimes=("rank-0", "rank-1", "rank-2", "rank-3", "gin", "softplus", "sigmoid", "exp", "channels-over-64",
              "pixels-over-1024", "batch-over-64"),
     edges=EDGES,
+    half=True,
 )  # fmt: skip
 def equals_reference(run: Run) -> None:
     """The log-det is the reference's.
@@ -97,6 +98,7 @@ def equals_reference(run: Run) -> None:
     "logdet has shape (B,)",
     broken_by="logdet-is-one-number-under-gin",
     regimes=("batch-1", "batch-over-32", "gin", "rank-2"),
+    half=True,
 )
 def one_value_a_sample(run: Run) -> None:
     """The log-det holds one value a sample.
@@ -136,6 +138,7 @@ def independent_of_the_batch(run: Run) -> None:
     "forward(x, jac=False) gives the y of forward(x)",
     broken_by="jac-false-skips-global-affine",
     regimes=("gin", "rank-2"),
+    half=True,
 )
 def jac_false_changes_no_output(run: Run) -> None:
     """Asking for no log-det changes no output.

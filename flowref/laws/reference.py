@@ -10,6 +10,7 @@ from flowref.laws.run import Run
     regimes=("rank-0", "rank-1", "rank-2", "rank-3", "gin", "soft", "reflections-odd", "reverse-permutation",
              "conditions-2", "channels-over-16", "channels-over-128", "pixels-over-256", "batch-over-64"),
     edges=EDGES,
+    half=True,
 )  # fmt: skip
 def output_equals_reference(run: Run) -> None:
     """The output is the reference's.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import import_module
@@ -27,9 +27,14 @@ FAMILIES = (
     "coupling",
     "gradient",
     "batch",
+    "dtype",
 )
 BOTH = ("forward", "reverse")
 ONCE = ("both",)  # a law about both directions at once, or about none
+HALVES = ("bfloat16", "float16")
+# Cases on which a half precision decides: short numbers, few channels, nothing that amplifies.
+HALF = {"bits": 8, "C": (2, 3, 4), "reflections": 0, "subnet": ("zero", "constant"), "g": (0.25, 4.0), "max_CN": 24,
+        "max_B": 5}  # fmt: skip
 EDGES = ("batch-0", "channels-1", "reflections-hard", "alpha-0")
 FIELDS = ("Bound", "Sees", "Blind to", "Spec", "Since")
 
@@ -47,12 +52,23 @@ class Law:
     regimes: tuple[str, ...] = ()
     fix: Mapping[str, Any] = field(default_factory=dict)  # field of Recipe -> value, or tuple of values
     directions: tuple[str, ...] = BOTH
-    precisions: tuple[str, ...] | None = None  # None: every precision asked for
+    precisions: tuple[str, ...] | None = None  # these alone; None: every one asked for, a half one only if `half`
+    half: bool = False  # is judged in half precisions too, on cases of HALF
     needs: frozenset[str] = frozenset()  # words of not_claimed that excuse the target
     edges: tuple[str, ...] = ()  # edges that it meets too, each in a pass of its own
     only_edges: bool = False
     gatekeeper: str | None = None  # the edge that it guards
     rows: int | None = None  # at most so many explicit rows, and searched cases; 1: a statistic, all in one case
+
+    def fixed(self, precision: str) -> Mapping[str, Any]:
+        """``fix`` for a run in this precision."""
+        return {**self.fix, **HALF} if precision in HALVES and self.precisions is None else self.fix
+
+    def is_judged_in(self, precision: str, asked: Sequence[str]) -> bool:
+        """Whether a run that asks for these precisions judges the law in this one."""
+        if self.precisions is not None:
+            return precision in self.precisions and (precision in asked or precision in HALVES)
+        return precision in asked and (self.half or precision not in HALVES)
 
     @property
     def family(self) -> str:

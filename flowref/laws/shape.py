@@ -18,6 +18,7 @@ def _answers(run: Run) -> None:
     "y has the shape and dtype of x, logdet shape (B,) and that dtype",
     broken_by="logdet-keeps-an-axis",
     regimes=("rank-0", "rank-1", "rank-2", "rank-3", "gin", "conditions-0", "conditions-3"),
+    half=True,
 )
 def answers_in_shape(run: Run) -> None:
     """The block answers at every rank, in the input's shape and dtype.
@@ -31,7 +32,9 @@ def answers_in_shape(run: Run) -> None:
 
 
 @law("B = 0: y is empty with the shape of x, logdet has shape (0,)", broken_by="batch-0-raises",
-     gatekeeper="batch-0", edges=("batch-0",), only_edges=True)  # fmt: skip
+     gatekeeper="batch-0", edges=("batch-0",), only_edges=True,
+    half=True,
+)  # fmt: skip
 def answers_at_batch_0(run: Run) -> None:
     """The block answers an empty batch.
 
@@ -44,7 +47,9 @@ def answers_at_batch_0(run: Run) -> None:
 
 
 @law("C = 1: nothing is active, the block is the global affine alone", broken_by="one-channel-raises",
-     gatekeeper="channels-1", edges=("channels-1",), only_edges=True)  # fmt: skip
+     gatekeeper="channels-1", edges=("channels-1",), only_edges=True,
+    half=True,
+)  # fmt: skip
 def answers_at_one_channel(run: Run) -> None:
     """The block answers for one channel.
 
@@ -70,7 +75,9 @@ def answers_with_hard_reflections(run: Run) -> None:
 
 
 @law("α = 0, where the dialect allows it", broken_by="alpha-0-raises", gatekeeper="alpha-0", edges=("alpha-0",),
-     only_edges=True)  # fmt: skip
+     only_edges=True,
+    half=True,
+)  # fmt: skip
 def answers_at_alpha_0(run: Run) -> None:
     """The block answers with a clamp of 0.
 
