@@ -5,7 +5,7 @@
     hold       judges one item; `watch` guards the calls of the target, `search` draws and shrinks cases
     known      failures that the user already knows
     canary     is the judge still the judge, after the target was imported?
-    evidence   what was seen, one JSON object a line; `verdict` makes an exit code of it
+    evidence   what was seen, one JSON object a line; `ledger` keeps it, `verdict` makes an exit code of it
     plugin     the same for pytest; `check` is the parent of `flowref check`, which never imports the target
     report/    a file a format, each made from evidence alone
 

@@ -23,7 +23,7 @@ def show(console: Console, evidence: Evidence, verdict: Verdict, output: str) ->
     if len(seen) > MOST_MESSAGES:
         say(f"... and {len(seen) - MOST_MESSAGES} more laws; --report DIR writes them all.\n")
     if verdict.code == INTERNAL and output:
-        say(f"The end of what the run printed:\n{output}\n")
+        say("The end of what the run printed:\n" + "".join(f"| {line}\n" for line in output.splitlines()))
     width = console.width if console.is_terminal else max(console.width, WIDTH)
     closed = table.not_judged(evidence.records) if verdict.code in (HELD, BROKEN) else []
     for line in [*table.lines(evidence, width, console.is_terminal), *closed]:

@@ -32,7 +32,7 @@ class Ended:
 def start(folder: Path, *words: str, timeout: float = 120) -> Ended:
     """Run `python -m flowref.cli WORDS` in a folder, as an installed flowref would run there."""
     env = {**os.environ, "PYTHONPATH": str(Path(flowref.__file__).parents[1]), "TMPDIR": str(folder), "NO_COLOR": "1"}
-    command = [sys.executable, "-m", "flowref.cli", *words]
+    command = [sys.executable, "-P", "-m", "flowref.cli", *words]  # -P: as the script of an installed flowref
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=timeout, check=False)
     return Ended(done.returncode, done.stdout + done.stderr)
 

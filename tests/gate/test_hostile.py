@@ -71,7 +71,7 @@ IMPORTS = {
     ),
     "deletes the evidence": (
         "import glob\nfor f in glob.glob(os.environ['TMPDIR'] + '/flowref-*/evidence*'): os.remove(f)",
-        3, "evidence is incomplete",
+        3, "No verdict: ",
     ),
     "forges the evidence": (
         "import glob, json\nfor f in glob.glob(os.environ['TMPDIR'] + '/flowref-*/evidence*'):"
