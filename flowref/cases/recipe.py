@@ -17,7 +17,7 @@ import torch
 
 from flowref.cases.bulk import Array, Bulk, round_to_bits
 from flowref.cases.case import LAYOUTS, Case
-from flowref.cases.subnets import KINDS, SubnetSpec
+from flowref.cases.subnets import PROBES, SubnetSpec
 from flowref.spec import AFFINE_TYPES, MAX_RANK, BlockSpec, Dialect
 
 # |argument of tanh| by regime: constants lie in [2**(top - 2), 2**(top + 1)), other subnets about 2**top.
@@ -31,7 +31,7 @@ DRAWN = {"SIGMOID": (-2.0, 3.0), "SOFTPLUS": (-1.0, 40.0), "EXP": (-1.5, 1.5)}
 WIDE = {"SIGMOID": (-15.0, 15.0), "SOFTPLUS": (-30.0, 90.0), "EXP": (-8.0, 8.0)}
 CHOICES: dict[str, tuple[str, ...]] = {
     "affine": AFFINE_TYPES,
-    "subnet": tuple(KINDS),
+    "subnet": tuple(PROBES),
     "clamp": tuple(CLAMPS),
     "scale": SCALES,
     "offset": OFFSETS,
@@ -48,7 +48,8 @@ class Recipe:
     ========================  ======================================================================
     B, C, S, conditions       sizes; ``conditions`` holds each condition's channels
     affine … dialect          the block's arguments
-    subnet                    zero, constant, linear, convolutional, network, activation
+    subnet                    zero, constant, linear, convolutional, network, activation; only where a law asks for
+                              them: parameter, buffer, view, frozen (see `flowref.cases.subnets.KEPT`)
     clamp                     |argument of tanh|: linear 2**-6, curved 1/4 to 2, saturated 16 and more
     scale                     drawn: σ differs in every channel, about 1/8 to 5; wide: towards both ends;
                               one: σ = 1 exactly (EXP, s = 0)
@@ -105,9 +106,11 @@ class Recipe:
         # A subnet that the sizes allow, and a clamp that the subnet reaches.
         if self.C == 1 or (self.subnet == "convolutional" and not self.S):
             put("subnet", "linear")
+        if self.subnet == "view" and (self.C + 1) // 2 + sum(self.conditions) < self.C // 2 * 2:
+            put("subnet", "linear")
         if self.subnet == "zero":
             put("clamp", "linear")
-        if self.subnet == "activation":  # |a| < 1
+        if self.subnet in ("activation", "view"):  # |a| < 1; a is x
             documented = self.dialect == Dialect.DOCUMENTED
             put("clamp", "curved" if documented and self.clamp != "linear" else "linear")
         # A layout that differs from the contiguous one: stride 0 needs two samples, swapped axes two of each.
@@ -250,10 +253,11 @@ def _parameters(r: Recipe, subnet: SubnetSpec, bulk: Bulk) -> dict[str, Array]:
     if r.subnet == "activation":  # the argument of the subnet's own tanh
         rows = np.minimum(rows, 1.0)
     given = 2.0**r.size  # root mean square of x
-    if r.subnet == "zero":
+    if r.subnet in ("zero", "view"):
         return {}
-    if r.subnet == "constant":
-        return {"coefficients": round_to_bits(rows * bulk.spread("subnet.coefficients", (2 * A,)), r.bits)}
+    if r.subnet in ("constant", "parameter", "buffer"):
+        values = round_to_bits(rows * bulk.spread("subnet.coefficients", (2 * A,)), r.bits)
+        return {"coefficients": values.reshape(shapes["coefficients"])}
     if r.subnet == "network":
         hidden = np.ones(subnet.hidden)
         return {

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from flowref.cases.case import LAYOUTS, Case
-from flowref.cases.subnets import KINDS
+from flowref.cases.subnets import PROBES
 from flowref.spec import AFFINE_TYPES, Dialect
 
 EDGES = ("batch-0", "channels-1", "reflections-hard", "alpha-0")
@@ -85,7 +85,7 @@ _TABLE: list[tuple[str, str, Callable[[Case], bool]]] = [
     ("clamp-curved", "tanh's argument about 1/4 to 2", lambda k: clamp_regime(k) == "curved"),
     ("clamp-saturated", "tanh's argument mostly 16 and more: flat", lambda k: clamp_regime(k) == "saturated"),
     *((f"layout-{name}", f"inputs in memory: {name}", lambda k, name=name: k.layout == name) for name in LAYOUTS),
-    *((f"subnet-{name}", f"a subnet of kind {name}", lambda k, name=name: k.subnet.kind == name) for name in KINDS),
+    *((f"subnet-{name}", f"a subnet of kind {name}", lambda k, name=name: k.subnet.kind == name) for name in PROBES),
     ("batch-0", "an empty batch", lambda k: k.edge == "batch-0"),
     ("channels-1", "one channel: nothing is active", lambda k: k.edge == "channels-1"),
     ("reflections-hard", "learned reflections without permute_soft", lambda k: k.edge == "reflections-hard"),

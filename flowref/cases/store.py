@@ -24,7 +24,7 @@ from torch import Tensor
 
 from flowref.cases.case import LAYOUTS, Case, canonical
 from flowref.cases.recipe import Recipe
-from flowref.cases.subnets import KINDS, SubnetSpec
+from flowref.cases.subnets import PROBES, SubnetSpec
 from flowref.spec import BlockSpec, Dialect
 
 FORMAT = "flowref-case-1"
@@ -68,7 +68,7 @@ def load(path: Path | str) -> Case:
     head = _head(path)
     numbers = path.with_suffix(".safetensors")
     spec = _spec(path, head["spec"])
-    if head["subnet"] not in tuple(KINDS) or head["layout"] not in LAYOUTS:
+    if head["subnet"] not in tuple(PROBES) or head["layout"] not in LAYOUTS:
         _damaged(path, f"subnet {head['subnet']!r} or layout {head['layout']!r} is unknown")
     subnet = SubnetSpec(head["subnet"], spec.subnet_in, spec.subnet_out, spec.rank)
     arrays = _arrays(numbers)

@@ -5,7 +5,8 @@
     SubnetSpec             which kind, for which sizes: shapes of the parameters, and the module
 
 In all of them x is (B, n, *S), the answer (B, m, *S), m = 2A; m = 0 too. Only operations are used that
-`flowref.bounds.Bounded` knows; parameters are plain tensors there. No answer is a view of x or of a parameter.
+`flowref.bounds.Bounded` knows; parameters are plain tensors there. No answer of KINDS is a view of x or of a parameter;
+those of KEPT are not the block's to change, and only laws about that draw them.
 """
 
 from __future__ import annotations
@@ -33,7 +34,11 @@ class Probe(nn.Module):
         self.seen: list[Any] = []
         self.answers: list[Any] = []
         for name, value in parameters.items():
-            self.register_parameter(name, nn.Parameter(value.detach().clone()))
+            self.hold(name, value.detach().clone())
+
+    def hold(self, name: str, value: Tensor) -> None:
+        """Keep a tensor of the state: a parameter."""
+        self.register_parameter(name, nn.Parameter(value))
 
     def forward(self, x: Any) -> Any:
         """The answer (B, m, *S) to x (B, n, *S), both recorded."""
@@ -188,6 +193,60 @@ class Activation(Probe):
         return [[ctx.tanh(value) for value in row] for row in linear]
 
 
+class OwnParameter(Probe):
+    """a[b, i, n] = coefficients[i]: the parameter (1, m, 1…) itself, expanded past one sample or pixel (stride 0)."""
+
+    coefficients: Tensor
+
+    def answer(self, x: Any) -> Any:
+        shape = (x.shape[0], self.outputs, *x.shape[2:])
+        if not isinstance(x, Tensor):
+            return x.new_zeros(shape) + self.coefficients
+        return self.coefficients if shape == self.coefficients.shape else self.coefficients.expand(shape)
+
+    def pullback(self, x: Any, g: Any) -> tuple[Any, dict[str, Any]]:
+        return torch.zeros_like(x), {"coefficients": _over_pixels(g).reshape(self.coefficients.shape)}
+
+    @staticmethod
+    def scalars(ctx: Any, parameters: Mapping[str, Any], x: Scalars, S: tuple[int, ...], outputs: int) -> Scalars:
+        return [[_innermost(value)] * len(x[0]) for value in parameters["coefficients"][0]]
+
+
+class OwnBuffer(OwnParameter):
+    """As OwnParameter, of a buffer."""
+
+    def hold(self, name: str, value: Tensor) -> None:
+        self.register_buffer(name, value)
+
+    def pullback(self, x: Any, g: Any) -> tuple[Any, dict[str, Any]]:
+        return torch.zeros_like(x), {}
+
+
+class View(Probe):
+    """a = the first m channels of x, a view of it; m ≤ n. No parameters."""
+
+    def answer(self, x: Any) -> Any:
+        return x[:, : self.outputs]
+
+    def pullback(self, x: Any, g: Any) -> tuple[Any, dict[str, Any]]:
+        return torch.cat([g, torch.zeros_like(x[:, self.outputs :])], 1), {}
+
+    @staticmethod
+    def scalars(ctx: Any, parameters: Mapping[str, Any], x: Scalars, S: tuple[int, ...], outputs: int) -> Scalars:
+        return x[:outputs]
+
+
+class Frozen(Linear):
+    """As Linear, run under inference_mode: no gradient, and torch refuses to change the answer in place."""
+
+    def answer(self, x: Any) -> Any:
+        with torch.inference_mode():
+            return super().answer(x)
+
+    def pullback(self, x: Any, g: Any) -> tuple[Any, dict[str, Any]]:
+        return torch.zeros_like(x), {}
+
+
 KINDS: dict[str, type[Probe]] = {
     "zero": Zero,
     "constant": Constant,
@@ -196,6 +255,9 @@ KINDS: dict[str, type[Probe]] = {
     "network": Network,
     "activation": Activation,
 }
+# Kinds whose answer is someone else's too.
+KEPT: dict[str, type[Probe]] = {"parameter": OwnParameter, "buffer": OwnBuffer, "view": View, "frozen": Frozen}
+PROBES = KINDS | KEPT
 
 
 @dataclass(frozen=True)
@@ -223,6 +285,10 @@ class SubnetSpec:
             "convolutional": {"weight": (m, (1 + 2 * self.rank) * n), "bias": (m,)},
             "network": {"weight_1": (h, n), "bias_1": (h,), "weight_2": (m, h), "bias_2": (m,)},
             "activation": {"weight": (m, n), "bias": (m,)},
+            "parameter": {"coefficients": (1, m, *(1,) * self.rank)},
+            "buffer": {"coefficients": (1, m, *(1,) * self.rank)},
+            "view": {},
+            "frozen": {"weight": (m, n), "bias": (m,)},
         }
         return table[self.kind]
 
@@ -238,12 +304,12 @@ class SubnetSpec:
                 f"Call subnet_constructor({self.inputs}, {self.outputs})."
             )
         dtype = torch.get_default_dtype()
-        return KINDS[self.kind]({name: parameters[name].to(dtype) for name in self.shapes}, outputs)
+        return PROBES[self.kind]({name: parameters[name].to(dtype) for name in self.shapes}, outputs)
 
     def scalars(self, ctx: Any, parameters: Mapping[str, Tensor], S: tuple[int, ...]) -> Callable[[Scalars], Scalars]:
         """The probe as a function of one sample over scalars of ``ctx`` (an mpmath context)."""
         exact = {name: _exactly(ctx, parameters[name].tolist()) for name in self.shapes}
-        return lambda x: KINDS[self.kind].scalars(ctx, exact, x, S, self.outputs)
+        return lambda x: PROBES[self.kind].scalars(ctx, exact, x, S, self.outputs)
 
 
 def _column(v: Tensor, x: Any) -> Tensor:
@@ -293,6 +359,13 @@ def _affine_scalars(weight: Sequence[Sequence[Any]], bias: Sequence[Any], x: Sca
         [sum((w * row[p] for w, row in zip(ws, x, strict=True)), b) for p in pixels]
         for ws, b in zip(weight, bias, strict=True)
     ]
+
+
+def _innermost(value: Any) -> Any:
+    """The one number of nested lists of one."""
+    while isinstance(value, list):
+        (value,) = value
+    return value
 
 
 def _exactly(ctx: Any, values: Any) -> Any:
