@@ -235,7 +235,9 @@ def test_differs_in_the_last_bit(fault: Fault, tools: Any) -> None:
     assert not torch.equal(one_ulp(PlainBlock, tools), one_ulp(build(fault), tools))
 
 
-COMPARED = [fault for fault in FAULTS if fault.id not in SPECIAL and fault.id not in SMALL]
+OTHER = [fault for fault in FAULTS if fault.id not in SPECIAL and fault.id not in SMALL]
+COMPARED = [fault for fault in OTHER if not fault.law.startswith("dtype.")]
+NARROW = [fault for fault in OTHER if fault.law.startswith("dtype.")]
 
 
 @pytest.mark.parametrize("fault", COMPARED, ids=[fault.id for fault in COMPARED])
@@ -252,3 +254,22 @@ def differs(make: Any, case: Case, tools: Any) -> bool:
     apart = tools.apart(tools.plain(case), tools.seen(make, case))
     limit = lambda name: ULPS if "trip" not in name else math.inf  # noqa: E731 (conditioned by e^2α)
     return any(not d <= limit(name) for name, d in apart.items())
+
+
+@pytest.mark.parametrize("fault", NARROW, ids=[fault.id for fault in NARROW])
+def test_differs_in_some_precision_in_every_dialect(fault: Fault, decks: Any, tools: Any) -> None:
+    """In any bit: an edit touches nothing but its fault, so rounding is the same elsewhere."""
+    make = build(fault)
+    alike = [d for d in fault.dialects if not any(differs_narrowly(make, case, tools) for case in decks(d))]
+
+    assert alike == []
+
+
+def differs_narrowly(make: Any, case: Case, tools: Any) -> bool:
+    """Whether anything differs in float64, in a half precision, or under autocast."""
+    for dtype in (torch.float64, torch.bfloat16, torch.float16):
+        if any(tools.apart(tools.seen(PlainBlock, case, dtype), tools.seen(make, case, dtype)).values()):
+            return True
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        plain, faulty = (tools.seen(block, case, torch.float32) for block in (PlainBlock, make))
+    return any(tools.apart(plain, faulty).values())
