@@ -23,8 +23,9 @@ FAULTS: tuple[Fault, ...] = (
         "the scale is computed in float32 and stays there, so float16 comes back as float32",
         (
             "s = self.global_scale\n        if self.spec.gin_block",
-            "s = self.global_scale\n        s = s.float() if s.dtype == torch.float16 else s\n        if self.spec.gin_block",
-        ),  # noqa: E501 fmt: skip
+            "s = self.global_scale\n        s = s.float() if s.dtype == torch.float16 else s\n"
+            "        if self.spec.gin_block",
+        ),
     ),
     fault(
         "half-sums-in-half",

@@ -27,14 +27,27 @@ FAMILIES = (
     "coupling",
     "gradient",
     "batch",
+    "condition",
+    "layout",
+    "error",
+    "device",
+    "compile",
     "dtype",
 )
 BOTH = ("forward", "reverse")
 ONCE = ("both",)  # a law about both directions at once, or about none
 HALVES = ("bfloat16", "float16")
 # Cases on which a half precision decides: short numbers, few channels, nothing that amplifies.
-HALF = {"bits": 8, "C": (2, 3, 4), "reflections": 0, "subnet": ("zero", "constant"), "g": (0.25, 4.0), "max_CN": 24,
-        "max_B": 5}  # fmt: skip
+HALF = {
+    "bits": 8,
+    "C": (2, 3, 4),
+    "reflections": 0,
+    "subnet": ("zero", "constant"),
+    "g": (0.25, 4.0),
+    "scale": ("drawn", "one"),
+    "max_CN": 24,
+    "max_B": 5,
+}
 EDGES = ("batch-0", "channels-1", "reflections-hard", "alpha-0")
 FIELDS = ("Bound", "Sees", "Blind to", "Spec", "Since")
 
@@ -55,6 +68,7 @@ class Law:
     precisions: tuple[str, ...] | None = None  # these alone; None: every one asked for, a half one only if `half`
     half: bool = False  # is judged in half precisions too, on cases of HALF
     needs: frozenset[str] = frozenset()  # words of not_claimed that excuse the target
+    devices: tuple[str, ...] = ("cpu", "cuda")  # where it has a meaning; cuda:1 where there are two
     edges: tuple[str, ...] = ()  # edges that it meets too, each in a pass of its own
     only_edges: bool = False
     gatekeeper: str | None = None  # the edge that it guards
@@ -99,6 +113,8 @@ def law(formula: str, *, broken_by: str | tuple[str, ...], **options: Any) -> Ca
         if id in _LAWS:
             raise ValueError(f"law {id} is there already: give the second another name")
         faults = (broken_by,) if isinstance(broken_by, str) else broken_by
+        if not id.startswith("layout."):  # one family's own, so that a block that misreads a layout is one finding
+            options["fix"] = {"layout": "contiguous", **options.get("fix", {})}
         if "needs" in options:
             options["needs"] = frozenset(options["needs"])
         one = _LAWS[id] = Law(id, formula, statement, text, body, faults, **options)

@@ -326,7 +326,7 @@ class Run:
     def within(self, want: Tensor, got: Any, bound: Tensor, what: str, scale: float) -> None:
         """Hold ``|got − want| <= bound`` at every element; raise LawBroken at the worst where it is not so.
 
-        None as ``got`` stands for zeros. A NaN breaks. An element is decided where bound <= scale/16, and the
+        None as ``got`` stands for zeros. A NaN breaks, unless the bound is infinite. An element is decided where bound <= scale/16, and the
         comparison is where at least half of them are; an excess breaks the law in any case.
         """
         if got is None:
@@ -343,7 +343,7 @@ class Run:
         if not want.numel():
             self.meter.add(what, size, 0.0, True)
             return
-        held = error <= bound
+        held = (error <= bound) | bound.isinf()  # where the arithmetic promises nothing, NaN is no finding
         ratio = torch.where(held & (error == 0), 0.0, error / bound).nan_to_num(nan=math.inf)
         decided = bound <= DECIDED * scale
         share = ratio[decided]
