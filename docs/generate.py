@@ -83,6 +83,8 @@ def _judged(law: Law) -> str:
     directions = "in each direction" if law.directions == BOTH else "once for both directions"
     if law.directions not in (BOTH, ("both",)):
         directions = " and ".join(law.directions)
+    if law.devices != Law.devices:
+        directions += f", on {' and '.join(law.devices)} only"
     if law.precisions:
         return f"{directions}, in {' and '.join(law.precisions)} only"
     return f"{directions}, in every precision asked for" + ("" if law.half else " but the half ones")
