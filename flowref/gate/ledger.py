@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,6 +23,7 @@ from flowref.gate.options import Settings
 
 # `flowref check` says here, to the controller alone, where evidence goes.
 EVIDENCE = ("FLOWREF_EVIDENCE", "FLOWREF_EVIDENCE_TOKEN")
+LAW_TEST = re.compile(r"properties/test_\w+\.py::test_\w+\[")
 MOST_TIMEOUTS = 3  # then the run ends, as in flowref.gate.watch
 
 
@@ -33,7 +35,8 @@ class Ledger:
 
     def __init__(self, config: pytest.Config) -> None:
         path, token = (os.environ.pop(name, "") for name in EVIDENCE)
-        self.writer, self.config, self.timeouts = Writer(Path(path) if path else None, token), config, 0
+        self.writer, self.config = Writer(Path(path) if path else None, token), config
+        self.timeouts, self.others_failed = 0, False
 
     @property
     def verdict(self) -> verdict.Verdict:
@@ -53,7 +56,7 @@ class Ledger:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, node: Any, ids: list[str]) -> None:
-        self._plan([name for name in ids if "::test_" in name])
+        self._plan([name for name in ids if LAW_TEST.search(name)])
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self.writer.write("start", id=nodeid)
@@ -64,8 +67,10 @@ class Ledger:
             self._record(json.loads(str(own[0])))
         elif report.when not in ("setup", "call", "teardown"):
             self.writer.write("problem", what="died", text=f"It ended, or was killed, in {report.nodeid}.")
-        elif report.failed:
+        elif report.failed and report.nodeid in self.writer.evidence.plan:
             self.writer.write("problem", what="internal", text=f"{report.nodeid}: {_last_line(report.longreprtext)}")
+        elif report.failed:  # a test of someone else's, run beside ours
+            self.others_failed = True
 
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         self.session = session
@@ -102,12 +107,15 @@ class Ledger:
     def pytest_sessionfinish(self, session: pytest.Session) -> Iterator[None]:
         self.writer.write("end")
         yield
-        if self.writer.evidence.plan or self.writer.evidence.problems:
-            session.exitstatus = self.verdict.code
+        judged = self.writer.evidence.plan or self.writer.evidence.problems
+        if judged and not self.config.option.collectonly:
+            session.exitstatus = self.verdict.code or (verdict.BROKEN if self.others_failed else verdict.HELD)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         from flowref.gate.report import table
 
+        if self.config.option.collectonly:
+            return
         for line in [*table.lines(self.writer.evidence), self.verdict.sentence]:
             terminalreporter.write_line(line)
 

@@ -81,9 +81,9 @@ def _judged(evidence: Evidence) -> Verdict:
 
 
 def never_answered(records: list[Record]) -> bool:
-    """Whether a target was called and gave no answer at all."""
-    failed = any(record["status"] in BAD for record in records)
-    return failed and not any(record.get("answers", 0) for record in records)
+    """Whether each pass of a target raised or took too long, so that no law of its passes was judged at all."""
+    failed = {record["status"] for record in records if record["status"] in BAD}
+    return failed == {"raised-always"} and not any(record.get("answers", 0) for record in records)
 
 
 def _unproven(records: list[Record]) -> Verdict | None:

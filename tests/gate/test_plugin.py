@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -111,3 +112,37 @@ def test_several_targets_share_the_children(tmp_path: Path, check: Callable[...,
 
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert (ended.code, [row["target"] for row in report["table"]]) == (0, ["target.py:Block", report["targets"][1]])
+
+
+@pytest.mark.parametrize("workers", ["-n0", "-n2"])
+def test_bare_pytest_ends_with_the_verdicts_code(tmp_path: Path, workers: str) -> None:
+    """Other tests may run beside the laws: what fails there is no verdict on the target, and not green either."""
+    (tmp_path / "block.py").write_text(
+        "from flowref.fast import AllInOneBlock\n\n\nclass Block(AllInOneBlock):\n"
+        "    def forward(self, *a, **k):\n        (y,), j = super().forward(*a, **k)\n        return (y + 1,), j\n"
+    )
+    (tmp_path / "test_mine.py").write_text("def test_mine():\n    assert 0\n")
+
+    broken = bare(tmp_path, workers, LAWS[1], "--profile=smoke", "--target=block.py:Block")
+    mixed = bare(tmp_path, workers, LAWS[0], "--profile=smoke", "test_mine.py")
+
+    assert [broken.returncode, mixed.returncode] == [1, 1], broken.stdout
+    assert "Held: 1 laws" in mixed.stdout
+    assert "BROKEN inverse.exact-where" in broken.stdout
+
+
+def test_a_target_that_swallows_its_timeout_is_killed() -> None:
+    code = """
+        from flowref.gate import watch
+        import time
+        watch.OWN_WORK = 0.5
+        guard = watch.Watch(0.5)
+        with guard.case(), guard.call():
+            while True:
+                try: time.sleep(100)
+                except BaseException: pass
+        """
+
+    done = subprocess.run([sys.executable, "-c", dedent(code)], cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+    assert (done.returncode, "Timeout" in done.stderr) == (1, True), done.stderr

@@ -33,6 +33,10 @@ CASES = {
     "broken by raising, but it answered elsewhere": (
         evidence(record("raised-always", answers=0), record(id="two"), plan=("one", "two")), 1, "Broken",
     ),
+    "never answered, though laws that ask for no pass hold": (
+        evidence(record("raised-always", answers=0), record(id="two", answers=0), plan=("one", "two")), 5, "never",
+    ),
+    "broken without a pass": (evidence(record("broken", answers=0)), 1, "Broken"),
     "interrupted": (evidence(record("broken"), problem("interrupted")), 2, "interrupted"),
     "a worker died": (evidence(record(), problem("died")), 3, "a worker died. so it was"),
     "internal error": (evidence(record(), problem("internal")), 3, "internal error. so it was"),
