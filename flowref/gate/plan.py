@@ -48,6 +48,11 @@ def devices(settings: Settings) -> tuple[str, ...]:
     return ("cuda",) if settings.device == "cuda" or (settings.device == "auto" and there) else ("cpu",)
 
 
+def others(settings: Settings) -> tuple[str, ...]:
+    """Devices for the laws that ask for more than one."""
+    return ("cuda:1",) if devices(settings) == ("cuda",) and torch.cuda.device_count() > 1 else ()
+
+
 def items(settings: Settings, laws: Iterable[Law] | None = None) -> list[Item]:
     """Every item of a run, targets outermost."""
     return [
@@ -57,5 +62,6 @@ def items(settings: Settings, laws: Iterable[Law] | None = None) -> list[Item]:
         for direction in law.directions
         for precision in dict.fromkeys((*settings.precisions, *HALVES))
         if law.is_judged_in(precision, settings.precisions)
-        for device in devices(settings)
+        for device in (*devices(settings), *others(settings))
+        if device in law.devices
     ]

@@ -1,9 +1,15 @@
 """Gradients of output and log-det, each alone and together."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
+import torch
+from torch import Tensor
+
+from flowref.bounds import FLOAT32
+from flowref.cases.case import lay_out
 from flowref.laws.registry import EDGES, law
-from flowref.laws.run import KINDS, Run
+from flowref.laws.run import KINDS, Answer, Run
 
 NEEDS = ("gradient",)
 # A subnet whose last operation keeps its result is one law's own, so that a block that overwrites the answer, and
@@ -111,3 +117,165 @@ def runs_through_a_kept_answer(run: Run) -> None:
     Spec: 6. Since: 0.1.
     """
     _gradients(run, lambda name: True)
+
+
+# What comes in, and what goes where.
+
+FEW = {**FREE, "B": (2, 3), "C": (2, 3, 4, 5), "max_CN": 48, "reflections": (0, 0, 2), "alpha": (1.0, 2.0)}
+
+
+def _leaves(run: Run) -> tuple[Tensor, list[Tensor]]:
+    """The case's x and conditions, each asking for its gradient."""
+    x, c = run.inputs
+    return x.detach().requires_grad_(), [v.detach().requires_grad_() for v in c]
+
+
+def _pulled_back(run: Run, gy: Tensor, gj: Tensor, what: str) -> None:
+    """Gradients by x and conditions for incoming gradients that are handed over as they lie."""
+    x, c = _leaves(run)
+    got = run.go(x, c)
+    run.equal((x.shape, (len(x),)), (got.y.shape, got.logdet.shape), "shapes of output and log-det")
+    pairs = [(got.y, gy), *([(got.logdet, gj)] if got.logdet.requires_grad else [])]  # under GIN it may be a constant
+    outputs, incoming = zip(*pairs, strict=True)
+    found = run.ask("backward", lambda: torch.autograd.grad(outputs, (x, *c), incoming, allow_unused=True))
+    want = run.wanted.gradients(run.rev, "both")
+    for name, g in zip(("x", *(f"c{k}" for k in range(len(c)))), found, strict=True):
+        run.near(want[name], g, f"the gradient by {name} for {what}")
+
+
+@law(
+    "backward does not depend on the strides of gy and gj",
+    broken_by=("backward-assumes-contiguous-gradients", "logdet-gradient-assumed-contiguous",
+               "gradient-read-from-the-start-of-its-storage"),
+    regimes=("rank-0", "rank-2", "gin"),
+    fix=FEW,
+    precisions=("float32",),
+    needs=(*NEEDS, "layout"),
+    rows=12,
+)  # fmt: skip
+def strides_of_incoming_gradients_are_followed(run: Run) -> None:
+    """Incoming gradients may lie in any layout, as slices of a larger tensor do.
+
+    Bound: as of `by-input`; what lies around the gradients is NaN.
+    Sees: an incoming gradient that is read as if it were contiguous, as it is after a concatenation or a transposition.
+    Blind to: gradients of stride 0.
+    Spec: 6. Since: 0.2.
+    """
+    gy, gj = (g.to(run.dtype).to(run.device) for g in (run.case.gy, run.case.gj))
+    for layout in ("strided", "transposed", "channels-last", "offset"):
+        beside = lay_out(gj, layout if layout in ("strided", "offset") else "strided")
+        _pulled_back(run, lay_out(gy, layout), beside, f"{layout} incoming gradients")
+
+
+@law(
+    "∂(a Σ y + b Σ logdet)/∂x, and ∂(Σ_b a_b Σ y_b + b Σ logdet)/∂x, with incoming gradients of stride 0",
+    broken_by=("expanded-gradient-read-as-a-row", "logdet-gradient-of-a-sum-read-as-a-row"),
+    regimes=("rank-0", "rank-2", "gin"),
+    fix=FEW,
+    precisions=("float32",),
+    needs=(*NEEDS, "layout"),
+    rows=12,
+)
+def expanded_incoming_gradients_are_followed(run: Run) -> None:
+    """Incoming gradients may be one number expanded, as that of a sum is.
+
+    Bound: as of `by-input`.
+    Sees: a whole row that is read where one element lies, a sum's gradient taken for one of all samples.
+    Blind to: gradients that are dense.
+    Spec: 6. Since: 0.2.
+    """
+    case = run.case
+    each = case.gj.reshape(-1, *(1,) * (case.gy.ndim - 1))  # differs by sample
+    for what, g in (("a sum", case.gj[:1].reshape((1,) * case.gy.ndim)), ("weighted samples", each)):
+        gy, gj = g.expand(case.gy.shape), case.gj[:1].expand(case.gj.shape)
+        one = run.on(replace(case, gy=gy.clone(), gj=gj.clone(), recipe=None))
+        small, single = (v.to(run.dtype).to(run.device) for v in (g, case.gj[:1]))
+        _pulled_back(one, small.expand(case.gy.shape), single.expand(case.gj.shape), f"the gradient of {what}")
+
+
+def _loss(run: Run, got: Answer) -> Tensor:
+    gy, gj = (g.to(run.dtype).to(run.device) for g in (run.case.gy, run.case.gj))
+    return (gy * got.y).sum() + (gj * got.logdet).sum()
+
+
+@law(
+    "two backward calls leave 2 ∂L/∂(x, c, s, o, v, θ) in .grad",
+    broken_by=("offset-gradient-accumulated-twice", "scale-gradient-left-by-the-pass-before"),
+    regimes=("rank-0", "rank-2", "conditions-1"),
+    fix=FEW,
+    precisions=("float32",),
+    needs=(*NEEDS, "state"),
+    rows=12,
+)
+def accumulates_once(run: Run) -> None:
+    """Two passes and two backward calls add each gradient up once a call.
+
+    Bound: twice that of one gradient, and the rounding of the sum.
+    Sees: a gradient that is also added by hand, overwritten, or kept from the call before.
+    Blind to: gradients that are asked for by `torch.autograd.grad` alone.
+    Spec: 2. Since: 0.2.
+    """
+    x, c = _leaves(run)
+    trained = {name: v for name, v in run.ask("the state", lambda: run.target.state(run.block)).items()
+               if v.requires_grad}  # fmt: skip
+    for _ in range(2):
+        got = run.go(x, c)
+        run.ask("backward", lambda got=got: _loss(run, got).backward())
+    leaves = {"x": x, **{f"c{k}": v for k, v in enumerate(c)}, **trained}
+    want = run.wanted.gradients(run.rev, "both")
+    for name in want:
+        twice = 2 * want[name].value
+        scale = float(abs(twice).max()) or float(want[name].size.max())
+        bound = 2 * run.bound(want[name]) + FLOAT32.u * (abs(twice) + 2 * run.bound(want[name]))
+        held = leaves[name].grad if name in leaves else None
+        run.within(twice, held, bound, f"what two backward calls add up for {name}", scale)
+
+
+@law(
+    "y and logdet need no gradient where neither inputs nor parameters do",
+    broken_by=("frozen-scale-thawed", "input-made-to-need-a-gradient"),
+    regimes=("rank-0", "reflections-even", "conditions-1"),
+    fix=FEW,
+    precisions=("float32",),
+    needs=(*NEEDS, "state"),
+    rows=8,
+)
+def frozen_stays_frozen(run: Run) -> None:
+    """A frozen block on inputs without gradient makes no graph, and leaves frozen what was.
+
+    Bound: none.
+    Sees: a parameter or input that the pass makes require a gradient again.
+    Blind to: values.
+    Spec: 6. Since: 0.2.
+    """
+    block = run.build()
+    state = run.ask("the state", lambda: run.target.state(block))
+    for v in state.values():
+        v.requires_grad_(False)
+    x, c = run.inputs
+    got = run.go(x, c, block=block)
+    wakes = [name for name, v in {"x": x, **state, "output": got.y, "log-det": got.logdet}.items() if v.requires_grad]
+    run.equal([], wakes, "what requires a gradient after a pass of a frozen block")
+
+
+@law(
+    "under no_grad neither y nor logdet requires a gradient",
+    broken_by="graph-made-under-no-grad",
+    regimes=("rank-0", "reflections-even"),
+    fix=FEW,
+    precisions=("float32",),
+    needs=NEEDS,
+    rows=8,
+)
+def no_graph_under_no_grad(run: Run) -> None:
+    """Under no_grad outputs need no gradient, whatever inputs and parameters do.
+
+    Bound: none.
+    Sees: a pass that switches gradients on for itself.
+    Blind to: values.
+    Spec: 6. Since: 0.2.
+    """
+    x, c = _leaves(run)
+    with torch.no_grad():
+        got = run.go(x, c)
+    run.equal((False, False), (got.y.requires_grad, got.logdet.requires_grad), "whether outputs require a gradient")

@@ -21,6 +21,7 @@ from flowref.targets.protocol import (
 )
 
 ANSWER = "((y,), logdet)"
+OMITTED = object()  # stands for an argument that is not given
 # The constructor's arguments that are plain values; shapes, subnet and dialect are handed over by hand.
 FLAGS = tuple(f.name for f in fields(BlockSpec) if f.name not in ("dims", "dims_c", "dialect"))
 
@@ -54,13 +55,19 @@ class Module:
 
         All arguments go by keyword; ``dialect`` only to a constructor that has it.
         """
-        arguments = {name: getattr(spec, name) for name in FLAGS}
-        if self._takes_dialect:
-            arguments["dialect"] = spec.dialect.value
-        block = self.make(dims_in=[spec.dims], dims_c=list(spec.dims_c), subnet_constructor=subnet, **arguments)
+        block = self.construct(spec, subnet)
         if not isinstance(block, nn.Module):
             raise TargetMisbehaved(f"the constructor returned {shown(block)}: need a torch.nn.Module")
         return block.to(device=device, dtype=dtype)
+
+    def construct(self, spec: BlockSpec, subnet: Any, **changed: Any) -> Any:
+        """What the constructor gives for these arguments, as it gives it; ``changed`` ones need not be legal."""
+        arguments = {name: getattr(spec, name) for name in FLAGS}
+        arguments |= {"dims_in": [spec.dims], "dims_c": list(spec.dims_c), "subnet_constructor": subnet}
+        if self._takes_dialect:
+            arguments["dialect"] = spec.dialect.value
+        given = arguments | changed
+        return self.make(**{name: value for name, value in given.items() if value is not OMITTED})
 
     def load(self, block: nn.Module, arrays: Mapping[str, Tensor]) -> None:
         """Load float64 arrays in matrix form, each in the form, dtype and device that the block stores.
@@ -76,7 +83,7 @@ class Module:
 
     def run(self, block: nn.Module, x: Tensor, c: Sequence[Tensor], rev: bool, jac: bool = True) -> tuple[Tensor, Any]:
         """One pass, called as the documentation says. Raises TargetMisbehaved for an answer of another form."""
-        answer = block((x,), list(c), rev=rev, jac=jac)
+        answer = self.call(block, (x,), list(c), rev, jac)
         if not isinstance(answer, (tuple, list)) or len(answer) != 2:
             raise TargetMisbehaved(f"the pass returned {shown(answer)}: need {ANSWER}")
         outputs, logdet = answer
@@ -85,6 +92,10 @@ class Module:
         if not isinstance(logdet, Tensor) and (jac or logdet is not None):
             raise TargetMisbehaved(f"the pass returned {shown(logdet)} as its log-det: need {ANSWER}")
         return outputs[0], logdet
+
+    def call(self, block: nn.Module, x: Any, c: Any, rev: Any, jac: Any = True) -> Any:
+        """What the block answers to these arguments, as they stand; they need not be legal."""
+        return block(x, c, rev=rev, jac=jac)
 
     def state(self, block: nn.Module) -> dict[str, Tensor]:
         """Live parameters and buffers by name; what is stored under two names is there twice."""

@@ -1,0 +1,1 @@
+"""The pass under torch.compile, torch.func and a second backward."""
