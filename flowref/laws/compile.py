@@ -1,1 +1,169 @@
-"""The pass under torch.compile, torch.func and a second backward."""
+"""The pass under torch.compile, torch.func and a second backward: the eager result, or the target's own refusal.
+
+A refusal is a NotImplementedError that the target's own code raises; what is refused has no result to be judged.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowref.laws.logdet import jacobians, scale_of
+from flowref.laws.registry import law
+from flowref.laws.run import Run
+from flowref.reference import channel_dot, coefficients_pullback, split
+
+SMALL = {"B": (2, 3), "C": (3, 4, 5), "max_CN": 24, "alpha": (1.0, 2.0), "subnet": ("linear", "network")}
+# Gradients by x that depend on s and on the subnet's coefficients through one factor each, σ and exp(l).
+BILINEAR = {"B": (1, 2, 3), "C": (2, 3, 4, 5), "max_CN": 32, "subnet": "constant", "gin": False, "reflections": 0,
+            "reverse_permutation": False, "alpha": (1.0, 2.0)}  # fmt: skip
+
+
+def _is_own(error: BaseException) -> bool:
+    """Whether the target's code raised it, not torch's."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    raised_in = trace.tb_frame.f_globals.get("__name__", "") if trace else ""
+    return raised_in.split(".")[0] not in ("torch", *sys.stdlib_module_names)
+
+
+def _asked(run: Run, what: str, call: Callable[[], Any]) -> list[Any]:
+    """The call's answer in a list; an empty list where the target refuses."""
+
+    def answered() -> list[Any]:
+        try:
+            return [call()]
+        except NotImplementedError as error:
+            if not _is_own(error):
+                raise
+            run.equal(True, True, "a refusal")
+            return []
+
+    return run.ask(what, answered)
+
+
+@law(
+    "torch.compile(f)(x) = f(x) at two batch sizes, backend aot_eager",
+    broken_by=("compiled-pass-forgets-the-shift", "pass-cannot-be-compiled"),
+    fix=SMALL,
+    precisions=("float32",),
+    needs=("compile",),
+    rows=1,
+)
+def compiled_equals_eager(run: Run) -> None:
+    """The compiled pass gives the eager result.
+
+    Bound: the error of the pass.
+    Sees: a branch taken under compilation only, an operator without a fake, a number frozen at the first shape.
+    Blind to: code generation, which aot_eager leaves out.
+    Spec: 6. Since: 0.2.
+    """
+    x, c = run.inputs
+    torch._dynamo.reset()
+    compiled = run.ask("torch.compile", lambda: torch.compile(run.block, backend="aot_eager", dynamic=False))
+    for n in (run.case.B, run.case.B - 1):
+        part = [v[:n] for v in c]
+        answer = lambda n=n, part=part: run.target.run(compiled, x[:n], part, run.rev)  # noqa: E731
+        for y, logdet in _asked(run, "the compiled pass", answer):
+            run.near(run.want.out[:n], y, f"the compiled output of {n} samples")
+            run.near(run.want.logdet[:n], logdet, f"the compiled log-det of {n} samples", scale=scale_of(run))
+    torch._dynamo.reset()
+
+
+@law(
+    "vmap(f)(x) = f(x) over the samples",
+    broken_by="added-into-an-unbatched-tensor",
+    regimes=("rank-0", "conditions-1"),
+    fix=SMALL,
+    precisions=("float32",),
+    needs=("func",),
+    rows=12,
+)
+def mapped_over_samples(run: Run) -> None:
+    """The pass of one sample, mapped over samples by torch.func.vmap, gives the result of the batch.
+
+    Bound: the error of the pass.
+    Sees: in-place operations on tensors of its own, functions that vmap has no rule for.
+    Blind to: maps over parameters.
+    Spec: 6. Since: 0.2.
+    """
+    block = run.block
+
+    def one(x: Tensor, *c: Tensor) -> tuple[Tensor, Tensor]:
+        y, logdet = run.target.run(block, x[None], [v[None] for v in c], run.rev)
+        return y[0], logdet[0]
+
+    x, c = run.inputs
+    for y, logdet in _asked(run, "vmap of the pass", lambda: torch.func.vmap(one)(x, *c)):
+        run.near(run.want.out, y, "the output under vmap")
+        run.near(run.want.logdet, logdet, "the log-det under vmap", scale=scale_of(run))
+
+
+@law(
+    "jacrev(f)(x) = ∂y/∂x",
+    broken_by="backward-adds-into-an-unbatched-tensor",
+    regimes=("rank-0", "conditions-1"),
+    fix={**SMALL, "B": 1, "max_CN": 12},
+    precisions=("float32",),
+    needs=("func", "gradient"),
+    rows=12,
+)
+def jacrev_is_the_jacobian(run: Run) -> None:
+    """torch.func.jacrev gives the Jacobian.
+
+    Bound: the error of each derivative.
+    Sees: a backward that can't be mapped over rows.
+    Blind to: second derivatives.
+    Spec: 6. Since: 0.2.
+    """
+    block, (x, c) = run.block, run.inputs
+    f = lambda x: run.target.run(block, x, list(c), run.rev)[0]  # noqa: E731
+    _, want, error = jacobians(run)
+    for J in _asked(run, "jacrev of the pass", lambda: torch.func.jacrev(f)(x)):
+        run.within(want[0], J.reshape(want[0].shape), error[0], "∂y/∂x by jacrev", float(abs(want).max()))
+
+
+@law(
+    "∂(Σ v ∂(Σ gy·y)/∂x)/∂(s, a): Σ v g_x σ'/σ and Σ v g_x ∂l/∂a",
+    broken_by=("backward-differentiable-once", "backward-cut-off-from-its-factors"),
+    directions=("forward",),
+    regimes=("rank-0", "rank-2", "soft", "sigmoid", "softplus", "exp"),
+    fix=BILINEAR,
+    precisions=("float32",),
+    needs=("double-backward", "gradient", "state"),
+    rows=16,
+)
+def second_backward_is_right(run: Run) -> None:
+    """The gradient of a gradient is right, by the scale and by the coefficients of a constant subnet.
+
+    Bound: twice the error of the gradient by x, carried through σ'/σ and ∂l/∂a, as factors meet in another order.
+    Sees: a backward that can't be differentiated, or that is cut off from what it multiplies by.
+    Blind to: second derivatives through the subnet's input, and the reverse pass.
+    Spec: 6. Since: 0.2.
+    """
+    spec, wanted, one = run.spec, run.wanted, run.want
+    v = run.case.x
+    state = run.ask("the state", lambda: run.target.state(run.block))
+    names = ("global_scale", "subnet.coefficients")
+    x = run.inputs[0].detach().requires_grad_()
+    y = run.go(x).y
+
+    def twice() -> tuple[Tensor | None, ...]:
+        g = torch.autograd.grad(y, x, run.case.gy.to(run.dtype).to(run.device), create_graph=True)[0]
+        by = (v.to(run.dtype).to(run.device) * g).sum()
+        return torch.autograd.grad(by, [state[name] for name in names], allow_unused=True)
+
+    g_x = wanted.gradients(False, "output")["x"]
+    _, active = split(spec, wanted.exact(v) * g_x)
+    by_a = coefficients_pullback(spec, active, 0 * active, one.tanh)
+    want = (
+        channel_dot(spec, wanted.exact(v), g_x) / one.sigma * one.dsigma,
+        torch.sum(by_a, dim=(0, *range(2, run.case.x.ndim))),
+    )
+    for found in _asked(run, "a second backward", twice):
+        for name, bounded, got in zip(names, want, found, strict=True):
+            scale = float(abs(bounded.value).max())
+            run.within(bounded.value, got, 2 * run.bound(bounded), f"the second gradient by {name}", scale)
