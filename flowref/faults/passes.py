@@ -987,7 +987,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     fault(
         "backward-assumes-contiguous-gradients",
-        "gradient.by-input",
+        "gradient.strides-of-incoming-gradients-are-followed",
         "the incoming gradient is read as if it were contiguous; blind: contiguous ones",
         (
             HEAD,

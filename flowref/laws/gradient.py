@@ -200,7 +200,7 @@ def _loss(run: Run, got: Answer) -> Tensor:
 
 @law(
     "two backward calls leave 2 ∂L/∂(x, c, s, o, v, θ) in .grad",
-    broken_by=("offset-gradient-accumulated-twice", "scale-gradient-left-by-the-pass-before"),
+    broken_by=("offset-gradient-accumulated-twice", "pass-clears-gradients"),
     regimes=("rank-0", "rank-2", "conditions-1"),
     fix=FEW,
     precisions=("float32",),

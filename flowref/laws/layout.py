@@ -27,7 +27,7 @@ def _pass_is_right(run: Run) -> None:
 @law(
     "f(x, c) does not depend on the strides of x and c",
     broken_by=("input-read-as-contiguous", "conditions-read-as-contiguous", "channels-last-taken-for-contiguous",
-               "expanded-input-read-as-one-sample"),
+               "samples-behind-the-storage-are-zero"),
     regimes=(*REGIMES, "conditions-1", "rank-0", "rank-2"),
     fix={**SMALL, "layout": STRIDED},
     precisions=("float32",),
