@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 
-from flowref.faults import numeric, passes, surface
+from flowref.faults import numeric, passes, stateful, surface
 from flowref.faults.fault import DIALECTS, Fault, build
 
 __all__ = ["DIALECTS", "FAULTS", "Fault", "build", "find"]
 
-FAULTS: tuple[Fault, ...] = (*passes.FAULTS, *numeric.FAULTS, *surface.FAULTS)
+FAULTS: tuple[Fault, ...] = (*passes.FAULTS, *numeric.FAULTS, *stateful.FAULTS, *surface.FAULTS)
 
 
 def find(id: str) -> Fault:

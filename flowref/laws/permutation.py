@@ -31,7 +31,7 @@ def _new(run: Run, seed: int = 0) -> tuple[object, Tensor]:
     return block, y.detach().double().cpu().T
 
 
-def _drawn_error(run: Run) -> float:
+def drawn_error(run: Run) -> float:
     """2-norm of a row's error of a W that was drawn and stored: as of C + n reflections, each (4C + 24)u, and 4u.
 
     Orthogonal matrices are drawn by a factorisation that is a product of C reflections (Higham, theorem 19.4).
@@ -58,7 +58,7 @@ def w_is_orthogonal(run: Run) -> None:
     Spec: 3, 5. Since: 0.1.
     """
     _, W = _new(run)
-    row = _drawn_error(run)
+    row = drawn_error(run)
     bound = torch.full_like(W, 2 * row + row * row)
     run.within(torch.eye(len(W), dtype=W.dtype), W @ W.T, bound, "WWᵀ", 1.0)
 
@@ -81,7 +81,7 @@ def soft_has_determinant_1(run: Run) -> None:
     """
     for seed in range(8):
         _, W = _new(run, seed)
-        bound = math.expm1(logdet_error(W, torch.full_like(W, _drawn_error(run))))
+        bound = math.expm1(logdet_error(W, torch.full_like(W, drawn_error(run))))
         run.within(torch.ones(()), torch.linalg.det(W), torch.tensor(bound), f"det W of seed {seed}", 1.0)
 
 

@@ -67,7 +67,7 @@ def test_the_scalar_twin_is_the_same_function(recipe):
     case, probe, x = probe_and_input(recipe)
     ctx = mpmath.MPContext()
     ctx.dps = 30
-    parameters = dict(probe.named_parameters())
+    parameters = dict(probe.named_parameters()) | dict(probe.named_buffers())
     twin = case.subnet.scalars(ctx, parameters, case.spec.S)
     with torch.no_grad():
         answer = probe(x)
