@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function
 
-from flowref.spec import BlockSpec, Dialect
+from flowref.spec import BlockSpec, Dialect, IllegalArgument
 
 State = Mapping[str, Any]  # name -> Tensor, or what stands for one
 
@@ -76,6 +76,9 @@ def activation(kind: str, s: Tensor) -> tuple[Tensor, Tensor]:
 
 def initial_scale(kind: str, g: float) -> float:
     """The ``s`` with ``Ψ(s) = g``, in forms that lose nothing near the ends of the range of ``g``."""
+    tiny = torch.finfo(torch.float64).tiny
+    if g < tiny:
+        raise IllegalArgument("global_affine_init", g, "is no normal number", f"g >= {tiny:.3g}", "Use a larger g.")
     if kind == "SIGMOID":
         return 2 + math.log(g) - math.log(10 - g)
     if kind == "SOFTPLUS":
@@ -164,17 +167,32 @@ class ReferenceBlock(nn.Module):
         self.subnet = subnet_constructor(spec.subnet_in, spec.subnet_out).double()
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Take either form of a permutation: an index vector ``i`` becomes the matrix ``v -> v[:, i]``."""
-        for name in (prefix + "w_perm", prefix + "w_perm_inv"):
-            if name in state and state[name].ndim == 1:
-                matrix = torch.eye(self.spec.C, dtype=torch.float64)[state[name]]
-                state[name] = matrix.reshape(self.spec.C, self.spec.C, *(1,) * self.spec.rank)
+        """Take either form of a permutation: an index vector ``i`` becomes the matrix ``v -> v[:, i]``.
+
+        Raises ValueError for an index that is no permutation, an element of WᵀW − I above 1/64, W⁻¹ ≠ Wᵀ.
+        """
+        C, W = self.spec.C, dict[str, Tensor]()
+        for name in ("w_perm", "w_perm_inv", "w_0"):
+            value = state.get(prefix + name)
+            if value is None or value.shape[:1] != (C,):
+                continue
+            if value.ndim == 1:
+                if sorted(value.tolist()) != list(range(C)):
+                    raise ValueError(f"{name} is no permutation: need each of 0 to {C - 1} once, got {value.tolist()}.")
+                state[prefix + name] = torch.eye(C, dtype=torch.float64)[value].reshape(C, C, *(1,) * self.spec.rank)
+            W[name] = state[prefix + name].flatten(1)
+            far = (W[name].T @ W[name] - torch.eye(C).to(W[name])).abs().max()
+            if not far <= 1 / 64:
+                raise ValueError(f"{name} is not orthogonal: need |WᵀW − I| <= 1/64, got {float(far):.3g}.")
+        if "w_perm" in W and "w_perm_inv" in W and not torch.equal(W["w_perm"].T, W["w_perm_inv"]):
+            raise ValueError("w_perm_inv is not the transpose of w_perm: need both from one state.")
         super()._load_from_state_dict(state, prefix, *rest)
 
     def forward(
         self, x: Sequence[Tensor], c: Sequence[Tensor] | None = None, rev: bool = False, jac: bool = True
     ) -> tuple[tuple[Tensor], Tensor]:
         """``((y,), logdet)`` of one pass; x and c in float64, logdet of shape (B,)."""
+        admit(self.spec, x, c, self.global_scale)
         one = self.trace(x[0], tuple(c or ()), rev)
         return (one.out,), one.logdet
 
@@ -205,7 +223,7 @@ class ReferenceBlock(nn.Module):
 
         p, q = split(spec, z)
         seen = torch.cat([p, *c], 1)
-        a = self.subnet(seen)
+        a = answered(spec, self.subnet(seen), x)
         k, t = coefficients(spec, a)
         tanh = torch.tanh(k / spec.affine_clamping if spec.dialect is Dialect.FREIA_MAIN else k)
         l = spec.affine_clamping * tanh  # noqa: E741
@@ -289,6 +307,29 @@ class ReferenceBlock(nn.Module):
         if "vk_householder" in state:
             g["vk_householder"] = mixing_pullback(spec, state["vk_householder"], one.steps, g_W, g_Winv)
         return g
+
+
+def admit(spec: BlockSpec, x: Any, c: Any, like: Tensor) -> None:
+    """Hold what a pass is given against the shapes of the spec, and its dtype and device against ``like``'s.
+
+    Raises ValueError.
+    """
+    for name, given, shapes in (("x", x, [spec.dims]), ("c", () if c is None else c, spec.dims_c)):
+        if isinstance(given, Tensor) or len(given) != len(shapes):
+            raise ValueError(f"{name} must be a sequence of {len(shapes)} tensors, got {len(given)}.")
+        for v, dims in zip(given, shapes, strict=True):
+            want = (*x[0].shape[:1], *dims), like.dtype, like.device
+            got = tuple(v.shape), v.dtype, v.device
+            if got != want:
+                raise ValueError(f"{name} must hold a tensor of {want}, got {got}.")
+
+
+def answered(spec: BlockSpec, a: Any, x: Any) -> Any:
+    """The subnet's answer. Raises ValueError unless it is (B, 2A, *S), as nothing is broadcast."""
+    want = (x.shape[0], spec.subnet_out, *spec.S)
+    if tuple(a.shape) != want:
+        raise ValueError(f"the subnet must answer with the shape {want}, got {tuple(a.shape)}.")
+    return a
 
 
 def split(spec: BlockSpec, z: Any) -> tuple[Any, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from flowref.cases import Case, Recipe
 from flowref.gate.watch import CallTimeout, Counted, Watch
-from flowref.laws.registry import Law
+from flowref.laws.registry import HALVES, Law
 from flowref.laws.run import LawBroken, Meter, hold_case
 
 
@@ -102,8 +102,7 @@ class Trial:
 
     def on_reference(self, case: Case) -> dict[str, Any]:
         """Whether the reference holds the law on a case: holds, ratio, and what was wrong where it doesn't."""
-        precisions = self.law.precisions
-        precision = "float64" if precisions is None or "float64" in precisions else self.precision
+        precision = self.precision if self.precision in HALVES else "float64"  # the reference's own
         meter = Meter()
         wrong = self._details(case, self.reference, precision, "cpu", meter)
         return {"holds": not wrong, "ratio": wrong.get("ratio", meter.ratio), **wrong}

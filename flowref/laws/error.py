@@ -199,6 +199,13 @@ def named_arguments(run: Run) -> None:
 PASS: dict[str, Any] = {"precisions": ("float32",), "needs": ("state",), "fix": SMALL, "rows": 16}
 
 
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.int64)
+
+
+def _bits(dtype: torch.dtype) -> str:
+    return str(8 * dtype.itemsize)
+
+
 def _elsewhere(x: Tensor) -> str:
     """A device on which x is not: what a machine with one device has of another is meta."""
     return "meta" if x.device.type == "cpu" else "cpu"
@@ -216,9 +223,7 @@ def illegal_inputs(x: Tensor, dims: tuple[int, ...]) -> Iterator[Illegal]:
         ("x of C − 1 channels", [x[:, 1:]], (C, C - 1)),
         ("x with an axis more", [x[..., None]], (C, 1)),
         ("x without its batch axis", [x[0]], dims),
-        ("x of float64", [x.double()], ("32", "64")),
-        ("x of float16", [x.half()], ("32", "16")),
-        ("x of whole numbers", [x.long()], ("32", "64")),
+        *((f"x of {d}", [x.to(d)], (_bits(x.dtype), _bits(d))) for d in DTYPES if d != x.dtype),
         (f"x on {there}", [x.to(there)], (x.device.type, there)),
     ]
     if rank:
