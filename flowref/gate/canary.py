@@ -9,9 +9,9 @@ Two ways to see that it was changed, asked after the target is imported and afte
 
 from __future__ import annotations
 
-import inspect
 import sys
-from types import FunctionType, ModuleType
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from flowref.cases import Recipe
@@ -20,10 +20,10 @@ from flowref.laws.run import LawBroken, Meter, hold_case
 from flowref.reference import ReferenceBlock
 from flowref.targets import Module
 
-JUDGES = ("flowref.spec", "flowref.reference", "flowref.bounds", "flowref.cases", "flowref.laws", "flowref.gate")
+JUDGES = tuple(f"flowref.{room}" for room in ("spec", "reference", "bounds", "cases", "targets", "laws", "gate"))
 # Laws that each see the planted fault, in both ways of comparing that laws have.
 LAWS = ("reference.output-equals-reference", "logdet.equals-reference", "inverse.reverse-undoes-forward")
-RECIPE = Recipe(B=2, C=4, S=(2,), soft=True, seed=1)
+RECIPE = Recipe(B=2, C=4, S=(2,), seed=1)
 
 
 class Planted(ReferenceBlock):
@@ -34,26 +34,53 @@ class Planted(ReferenceBlock):
         return (y + 1,), logdet + 1
 
 
+class Kept(Module):
+    """A target that is built once, as it is asked after each item."""
+
+    block: Any = None
+
+    def build(self, *args: Any, **kwargs: Any) -> Any:
+        """The block; the canary has one case only."""
+        self.block = super().build(*args, **kwargs) if self.block is None else self.block
+        return self.block
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A name in a module, class or law, and what it stood for, with its code where it has some."""
+
+    name: str
+    place: Mapping[str, Any]
+    key: str
+    value: Any
+    code: object
+
+    def is_unchanged(self) -> bool:
+        """Whether the name still stands for the same object, with the same code."""
+        return self.place.get(self.key) is self.value and _code(self.value) is self.code
+
+
 class Canary:
     """What the judge looked like before any target was imported."""
 
     def __init__(self) -> None:
-        self._laws = _laws()
+        self._registry = [id(law) for law in registry.all()]
+        self._fixes = [(law, dict(law.fix)) for law in registry.all()]
+        self._probes = [law for law in registry.all() if law.id in LAWS]
         self._hold = hold_case  # our own hold on it, whatever becomes of the module's
         self._case = RECIPE.case()
-        self._faulty = Module(Planted, name="a planted fault")
-        self._right = Module(ReferenceBlock, name="the reference")
-        self._probes = [law for law in registry.all() if law.id in LAWS]
-        self._before = _judges()
-        self._compare = _same
+        self._faulty = Kept(Planted, name="a planted fault")
+        self._right = Kept(ReferenceBlock, name="the reference")
+        self._seen = [*_judges(), *_laws()]
+        self.changed()  # builds both blocks
 
     def changed(self) -> str | None:
         """What was tampered with, or None."""
-        after = _judges()
-        for name, before in self._before.items():
-            if name not in after or not self._compare(before, after[name]):
-                return f"{name} is not what it was before the target was imported"
-        if _laws() != self._laws:
+        for seen in self._seen:
+            if not seen.is_unchanged():
+                return f"{seen.name} is not what it was before the target was imported"
+        fixed = all(law.fix == fix for law, fix in self._fixes)
+        if not fixed or [id(law) for law in registry.all()] != self._registry:
             return "the registry of laws is not what it was before the target was imported"
         for law in self._probes:
             if self._holds(law, self._faulty):
@@ -72,33 +99,29 @@ class Canary:
         return True
 
 
-def _laws() -> list[tuple[Any, ...]]:
-    """Every law: the object, what it does, and all that it states."""
-    return [(id(law), law.body, getattr(law.body, "__code__", None), repr(law)) for law in registry.all()]
-
-
-def _same(before: tuple[Any, ...], after: tuple[Any, ...]) -> bool:
-    return len(before) == len(after) and all(one is other for one, other in zip(before, after, strict=True))
-
-
-def _judges() -> dict[str, tuple[Any, ...]]:
-    """Every function, and its code, of the modules that judge, and of their classes."""
-    found: dict[str, tuple[Any, ...]] = {}
+def _judges() -> Iterator[Seen]:
+    """Every function and class of the modules that judge, and every member of these classes."""
     for name, module in list(sys.modules.items()):
-        if name.startswith(JUDGES) and isinstance(module, ModuleType):
-            for key, value in list(vars(module).items()):
-                if isinstance(value, type) and value.__module__ == name:
-                    for attribute, member in list(vars(value).items()):
-                        _note(found, f"{name}.{key}.{attribute}", member)
+        if name.startswith(JUDGES):
+            yield Seen(name, sys.modules, name, module, None)
+            for key, value in vars(module).items():
                 if callable(value):
-                    _note(found, f"{name}.{key}", value)
-    return found
+                    yield Seen(f"{name}.{key}", vars(module), key, value, _code(value))
+                if isinstance(value, type) and value.__module__ == name:
+                    for inner, member in vars(value).items():
+                        if _code(member) is not None:
+                            yield Seen(f"{name}.{key}.{inner}", vars(value), inner, member, _code(member))
 
 
-def _note(found: dict[str, tuple[Any, ...]], name: str, value: Any) -> None:
-    function = getattr(value, "__func__", value)
-    function = getattr(function, "fget", function) if isinstance(value, property) else function
-    if isinstance(function, FunctionType):
-        found[name] = (value, function.__code__)
-    elif inspect.isclass(value) or callable(value) or isinstance(value, property):
-        found[name] = (value,)
+def _laws() -> Iterator[Seen]:
+    """Everything that a law states, and what it does."""
+    for law in registry.all():
+        for key, value in vars(law).items():
+            yield Seen(f"{law.id}, {key},", vars(law), key, value, _code(value))
+
+
+def _code(value: Any) -> object:
+    """The code of a function, method, property or cached property."""
+    for inner in ("__func__", "fget", "func"):
+        value = getattr(value, inner, value)
+    return getattr(value, "__code__", None)

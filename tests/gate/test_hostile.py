@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 Check = Callable[..., Any]
+pytestmark = pytest.mark.slow
 
 # What the block does in each pass; the exit code; what the last sentence says.
 PASSES = {

@@ -16,6 +16,7 @@ import pytest
 import flowref
 from flowref.gate import check as parent
 
+pytestmark = pytest.mark.slow
 ROOT = Path(flowref.__file__).parents[1]
 LAWS = ("--law=coupling.subnet-called-once", "--law=inverse.exact-where-the-arithmetic-is-exact")
 
@@ -58,7 +59,6 @@ def test_an_unmet_selection_is_no_evidence(tmp_path: Path) -> None:
     assert (done.returncode, "no law was selected" in done.stdout) == (5, True), done.stdout
 
 
-@pytest.mark.slow
 def test_same_cases_same_verdict_however_it_is_started(tmp_path: Path, check: Callable[..., Any]) -> None:
     """By module or by path, in one process or two: the same test ids, the same cases, the same verdict."""
     what = ("--profile", "smoke", *LAWS)
