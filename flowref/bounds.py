@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -32,7 +32,8 @@ class Arithmetic:
 
     u: unit roundoff of a stored result; w: of sums, products and functions, which half precisions compute in float32;
     factor: relative error of each factor of a contraction (tf32); tiny: smallest normal number, below which a result
-    may be flushed; w_tiny: the same for w; threshold: whether softplus may be linear past 20, as torch's is in float64.
+    may be flushed; w_tiny: the same for w; threshold: whether softplus may be linear past 20, as torch's is in float64;
+    bent: the argument of a tanh was uncertain by more than 2⁻¹⁰, so that its error does not shrink in proportion to u.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Arithmetic:
     w_tiny: float
     factor: float = 0.0
     threshold: bool = False
+    bent: bool = False
 
     def gamma(self, n: float | Tensor) -> Any:
         """γ(n) of the unit roundoff w."""
@@ -62,6 +64,7 @@ FLOAT16 = Arithmetic("float16", 2.0**-11, 2.0**-24, 2.0**-14, 2.0**-126)
 AUTOCAST = Arithmetic("autocast", 2.0**-8, 2.0**-24, 2.0**-126, 2.0**-126, factor=2.0**-8)  # factors are rounded too
 ARITHMETICS = {a.name: a for a in (FLOAT64, FLOAT32, TF32, BFLOAT16, FLOAT16)}
 
+BEND = 2.0**-10  # argument's error up to which the error of tanh grows in proportion, to within 2⁻²¹
 EPS = 2.0**-52  # the float64 in which bounds themselves are computed
 
 
@@ -168,9 +171,11 @@ def exact(value: Tensor, arith: Arithmetic = FLOAT32) -> Bounded:
 
 def _both(a: Any, b: Any) -> tuple[Bounded, Bounded]:
     """Two operands as Bounded; a tensor or number beside a Bounded is exact."""
-    arith = a.arith if isinstance(a, Bounded) else b.arith
+    arith = b.arith if not isinstance(a, Bounded) or (isinstance(b, Bounded) and b.arith.bent) else a.arith
     lift = lambda x: x if isinstance(x, Bounded) else exact(torch.as_tensor(x, dtype=torch.float64), arith)  # noqa: E731
-    return lift(a), lift(b)
+    a, b = lift(a), lift(b)
+    a.arith = b.arith = arith
+    return a, b
 
 
 def _flushed(arith: Arithmetic, value: Tensor, error: Tensor) -> Tensor:
@@ -219,6 +224,8 @@ def add(a: Any, b: Any) -> Bounded:
         rounded = rounded + ar.gamma(a.depth) * B
     if b.depth:
         rounded = rounded + ar.gamma(b.depth) * A
+    if ar.tiny > FLOAT32.tiny:  # elsewhere tiny is far below every size that a case draws
+        rounded = rounded + torch.where(rounded > 0, _flushed(ar, a.value + b.value, a.error + b.error), 0.0)
     error = a.error + b.error + rounded
     norm = None
     if (a.norm is not None or b.norm is not None) and error.ndim >= 2:
@@ -268,21 +275,21 @@ def mul(a: Any, b: Any) -> Bounded:
 
 
 def scaled(plain: Callable[..., Tensor], sigma: Any, u: Any) -> Bounded:
-    """``σ ⊙ u`` where σ may be spread: the rule of `mul`, with σ's relative error raised by 8w|log σ|.
+    """``σ ⊙ u`` where σ may be spread: the rule of `mul`, with σ's relative error raised by 8w|log σ|, 2u more in half.
 
     Why: exp(l + log σ) for σ·exp(l) rounds log σ (4w|log σ|), the sum (w|log σ|) and has an exponential whose error
     grows with the argument (2w|log σ|); the share of |l| is in the rule of `exp`.
     """
     sigma, u = _both(sigma, u)
-    more = 8 * sigma.arith.w * abs(torch.log(sigma.value)) * sigma.value
+    more = (8 * sigma.arith.w + 2 * sigma.arith.half) * abs(torch.log(sigma.value)) * sigma.value
     return mul(Bounded(sigma.arith, sigma.value, sigma.error + more), u)
 
 
 def div(a: Any, b: Any) -> Bounded:
     """``a / b``.
 
-    Rule: e = (e_a + size_a·e_b/|b|) / (|b| − e_b) + (5w, and 2u in half precision)·size/|b|; infinite where b may
-    be 0. Why 5: a division within 2 ulps (4w), or a rounded reciprocal and a product. By a power of 2: exact.
+    Rule: e = (e_a + size_a·e_b/|b|) / (|b| − e_b) + (6w, and 3u in half precision)·size/|b|; infinite where b may
+    be 0. Why 6: a rounded constant (w), its reciprocal within 2 ulps (4w), a product (w). By a power of 2: exact.
     """
     a, b = _both(a, b)
     ar, B = a.arith, abs(b.value)
@@ -290,7 +297,7 @@ def div(a: Any, b: Any) -> Bounded:
     size = a.size / B
     passed = (a.error + size * b.error) / room
     exact_by = b.value.numel() <= 1024 and not b.error.any() and _is_dyadic(b.value)
-    rounded = torch.zeros_like(passed) if exact_by else (5 * ar.w + 2 * ar.half) * (size + passed)
+    rounded = torch.zeros_like(passed) if exact_by else (6 * ar.w + 3 * ar.half) * (size + passed)
     value = a.value / b.value
     rounded = rounded + _flushed(ar, value, passed)
     norm = _scaled_norm(a, 1 / room, (size * b.error) / room + rounded)
@@ -316,9 +323,10 @@ def exp(a: Bounded) -> Bounded:
     """``exp(a)``: (2 + size) ulps, half as much again of the size, and 2 ulps more for an argument that is a sum.
 
     Why: exp2-based forms round argument·log2(e); ``exp(l − mean)`` may be ``exp(l)·exp(−mean)``, and ``exp(l)·σ`` may
-    be ``exp(l + log σ)``, whose sum is rounded by |l| too. exp(0) = 1.
+    be ``exp(l + log σ)``, whose sum is rounded by |l| too, in half precision by u·|l|. exp(0) = 1.
     """
-    return _function(a, torch.exp, (5 if a.depth else 2) + 1.5 * (a.size + a.error), fixed=0.0)
+    ar, size = a.arith, a.size + a.error
+    return _function(a, torch.exp, (5 if a.depth else 2) + (1.5 + ar.half / (2 * ar.w)) * size, fixed=0.0)
 
 
 def log(a: Bounded) -> Bounded:
@@ -330,7 +338,8 @@ def log(a: Bounded) -> Bounded:
 def tanh(a: Bounded) -> Bounded:
     """``tanh(a)``: 4 ulps, near 0 too; never off by more than 1 + |tanh|, its range."""
     one = _function(a, torch.tanh, 4, fixed=0.0)
-    return Bounded(one.arith, one.value, torch.minimum(one.error, 1 + abs(one.value)))
+    arith = replace(one.arith, bent=True) if bool((a.error > BEND).any()) else one.arith
+    return Bounded(arith, one.value, torch.minimum(one.error, 1 + abs(one.value)))
 
 
 def sigmoid(a: Bounded) -> Bounded:
@@ -404,7 +413,7 @@ def _roundings(a: Bounded, b: Bounded, k: Tensor) -> Tensor:
     """Roundings that a product of the contraction meets."""
     dyadic = any(not x.error.any() and x.value.numel() <= 2**18 and _is_dyadic(x.value) for x in (a, b))
     summed = a.depth or b.depth
-    return (2 * k if summed else k) - (k > 0).double() * (1 if dyadic and not summed else 0)
+    return (2 * k + 1 if summed else k) - (k > 0).double() * (1 if dyadic and not summed else 0)
 
 
 def _through_matrix(W: Bounded, x: Bounded, passed: Tensor, rounded: Tensor) -> tuple[Tensor | None, Tensor]:
@@ -431,30 +440,32 @@ def _through_matrix(W: Bounded, x: Bounded, passed: Tensor, rounded: Tensor) -> 
 def reflect(plain: Callable[..., Tensor], w: Any, v: Any) -> Bounded:
     """Rows of w reflected along v, in any of the usual forms.
 
-    Rule: a row's error keeps its norm and gains (4·nnz(v) + 24)·w·‖row on v's support‖; elements on the support of
+    Rule: a row's error keeps its norm and gains (5·nnz(v) + 24)·w·‖row on v's support‖ (with cut factors 6·factor·‖row‖
+    more, as ‖|H|‖₂ <= 3); elements on the support of
     any reflection so far may be off by as much, others stay as they were (Higham, lemma 19.2). The first reflection
     also pays for a product of w with a vector, which may be done instead of building the matrix.
     """
     w, v = _both(w, v)
     ar, vv = w.arith, v.value
     support = vv != 0
-    c = (4 * int(support.sum()) + 24) * (ar.w + ar.half)
+    c = (5 * int(support.sum()) + 24) * (ar.w + ar.half)
     value = plain(w.value, vv)
     norm = w.norm
     if norm is None:
         k = (w.value != 0).sum(1, keepdim=True).double()
         norm = _length(w.error) + ar.gamma(torch.where(k > 1, k, 0.0)) * _length(w.value)
-    norm = norm + c * (_length(w.value[:, support]) + norm)
-    error = torch.where(support | (w.error > 0), norm.expand_as(value), w.error)
+    norm = norm + c * (_length(w.value[:, support]) + norm) + 6 * ar.factor * (_length(w.value) + norm)
+    touched = support | (w.error > 0) | bool(ar.factor)
+    error = torch.where(touched, norm.expand_as(value), w.error)
     return Bounded(ar, value, error, norm=norm)
 
 
 def reflect_pullback(plain: Callable[..., Tensor], g: Any, w: Any, v: Any) -> Bounded:
     """Gradient by v of a reflection of w's rows, g the gradient by the result.
 
-    Rule: ‖error‖ ≤ 2/‖v‖ Σ_rows (‖g‖·n_w + n_g·‖w‖ + n_g·n_w) + 4κ/‖v‖ Σ_rows ‖size_g‖‖w‖, with
-    κ = γ(depth_g + rows + 4·nnz(v) + 24). Why: the gradient is linear in g and in w, and a row contributes at most
-    2‖g‖‖w‖/‖v‖, since g's and w's shares along v cancel in it.
+    Rule: ‖error‖ ≤ 2/‖v‖ Σ_rows (‖g‖·n_w + n_g·‖w‖ + n_g·n_w) + 8κ/‖v‖ Σ_rows ‖size_g‖‖w‖, with
+    κ = γ(depth_g + rows + 5·nnz(v) + 24), and the factors' error with cut factors. Why: the gradient is linear in g
+    and in w, and a row contributes at most 2‖g‖‖w‖/‖v‖, since g's and w's shares along v cancel in it.
     """
     g, w = _both(g, w)
     _, v = _both(g, v)
@@ -463,8 +474,8 @@ def reflect_pullback(plain: Callable[..., Tensor], g: Any, w: Any, v: Any) -> Bo
     n_g = g.norm if g.norm is not None else _length(g.error)
     n_w = w.norm if w.norm is not None else _length(w.error)
     G, S, R = _length(g.value), _length(g.size + g.error), _length(w.value)
-    kappa = ar.gamma(g.depth + len(value) + 4 * int((vv != 0).sum()) + 24) + ar.half
-    error = (2 * (G * n_w + n_g * R + n_g * n_w) + 4 * kappa * S * (R + n_w)).sum() / vv.norm()
+    kappa = ar.gamma(g.depth + len(value) + 5 * int((vv != 0).sum()) + 24) + ar.half + 4 * ar.factor
+    error = (2 * (G * n_w + n_g * R + n_g * n_w) + 8 * kappa * S * (R + n_w)).sum() / vv.norm()
     size = (2 * S * R).sum() / vv.norm()
     return Bounded(ar, value, error.expand_as(value), size.expand_as(value))
 
@@ -478,7 +489,8 @@ def _shuffle(a: Bounded, move: Callable[[Tensor], Tensor]) -> Bounded:
 
 def cat(parts: Sequence[Any], dim: int = 0) -> Bounded:
     """Concatenation: what was a sum is stored here, so later terms meet at most one more rounding."""
-    one = next(p for p in parts if isinstance(p, Bounded))
+    bounded = [p for p in parts if isinstance(p, Bounded)]
+    one = next((p for p in bounded if p.arith.bent), bounded[0])
     lifted = [_both(p, one)[0] for p in parts]
     join = lambda name: torch.cat([getattr(p, name) for p in lifted], dim)  # noqa: E731
     norm = None

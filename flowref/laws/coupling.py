@@ -46,6 +46,7 @@ def passive_passes_through(run: Run) -> None:
         "max_B": 3,
         "subnet": ("linear", "network", "convolutional", "constant", "zero"),
     },
+    needs=("gradient",),
 )
 def jacobian_is_triangular(run: Run) -> None:
     """Passive outputs do not depend on active inputs, and each active output on its own active input alone.

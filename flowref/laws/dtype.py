@@ -29,7 +29,7 @@ def answers_in_bfloat16(run: Run) -> None:
     """The block answers in bfloat16.
 
     Bound: none.
-    Sees: a helper tensor of the default dtype beside half parameters.
+    Sees: a tensor of its own in the default dtype beside half parameters.
     Blind to: the values; other laws meet this precision only where this one holds.
     Spec: 6. Since: 0.2.
     """
@@ -42,7 +42,7 @@ def answers_in_float16(run: Run) -> None:
     """The block answers in float16.
 
     Bound: none.
-    Sees: a helper tensor of the default dtype beside half parameters.
+    Sees: a tensor of its own in the default dtype beside half parameters.
     Blind to: the values; other laws meet this precision only where this one holds.
     Spec: 6. Since: 0.2.
     """

@@ -43,6 +43,7 @@ def logdet_is_0(run: Run) -> None:
         "clamp": ("curved", "saturated"),
         "alpha": (2.0, 1.0, 0.5),
     },
+    needs=("gradient",),
 )
 def preserves_volume(run: Run) -> None:
     """In GIN mode the target's own Jacobian has determinant ±1.
@@ -53,12 +54,12 @@ def preserves_volume(run: Run) -> None:
     Spec: 2. Since: 0.1.
     """
     J, want, error = jacobians(run)
-    share = share_of_w(run)
+    share, share_rounding = share_of_w(run)
     for b in range(run.case.B):
         log_det, rounding = log_abs_det(J[b])
         known, own, bound = (
             torch.tensor([value], dtype=torch.float64)
-            for value in (share, log_det, logdet_error(want[b], error[b]) + rounding)
+            for value in (share, log_det, logdet_error(want[b], error[b]) + rounding + share_rounding)
         )
         run.within(known, own, bound, f"log|det J| of sample {b}", scale_of(run))
 
@@ -69,6 +70,7 @@ def preserves_volume(run: Run) -> None:
     regimes=("rank-1", "rank-2"),
     fix={**GIN, "B": (2, 3), "C": (4, 5, 6, 7), "S": ((3,), (2, 2), (2, 3)), "soft": False, "reflections": 0,
          "reverse_permutation": False, "max_CN": 42, "subnet": ("linear", "network", "convolutional")},
+    needs=("gradient",),
 )  # fmt: skip
 def mean_is_per_sample(run: Run) -> None:
     """The mean that is subtracted is one number a sample, over channels and pixels.
