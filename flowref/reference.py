@@ -156,14 +156,16 @@ class ReferenceBlock(nn.Module):
         s = torch.full((1, C, *ones), initial_scale(spec.global_affine_type, spec.global_affine_init))
         self.global_scale = nn.Parameter(s.double())
         self.global_offset = nn.Parameter(torch.zeros(1, C, *ones, dtype=torch.float64))
-        W_0 = _haar(C) if spec.permute_soft else torch.eye(C, dtype=torch.float64)[torch.randperm(C)]
+        with torch.device("cpu"):  # drawn where torch.manual_seed reaches, kept on the default device
+            W_0 = _haar(C) if spec.permute_soft else torch.eye(C, dtype=torch.float64)[torch.randperm(C)]
+            v = 0.2 * torch.randn(spec.learned_householder_permutation, C, dtype=torch.float64)
+        W_0, v = W_0.to(s.device).contiguous(), v.to(s.device)
         if spec.learned_householder_permutation:
-            n = spec.learned_householder_permutation
             self.register_buffer("w_0", W_0)
-            self.vk_householder = nn.Parameter(0.2 * torch.randn(n, C, dtype=torch.float64))
+            self.vk_householder = nn.Parameter(v)
         else:
             self.register_buffer("w_perm", W_0.reshape(C, C, *ones).clone())
-            self.register_buffer("w_perm_inv", W_0.T.reshape(C, C, *ones).clone())
+            self.register_buffer("w_perm_inv", W_0.T.clone(memory_format=torch.contiguous_format).reshape(C, C, *ones))
         self.subnet = subnet_constructor(spec.subnet_in, spec.subnet_out).double()
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
@@ -376,7 +378,7 @@ def mixing(spec: BlockSpec, state: State) -> tuple[Any, Any, list[Any]]:
     for k in tail:
         steps.append(built)
         built = reflect(built, vk[k])
-    other = torch.eye(spec.C, dtype=torch.float64)
+    other = torch.eye(spec.C, dtype=getattr(W_0, "dtype", torch.float64))
     for k in tail[::-1]:
         other = reflect(other, vk[k])
     other = torch.einsum("ij,kj->ik", other, head)

@@ -21,7 +21,7 @@ from flowref.laws.state import changed
 
 # Subnets whose answer is theirs alone: what becomes of other answers is the matter of one law.
 OWN = {"subnet": ("linear", "network", "convolutional", "constant")}
-SMALL = {**OWN, "C": (2, 3, 4, 5), "B": (1, 2, 3), "max_CN": 24, "g": 1.0}
+SMALL = {**OWN, "C": (2, 3, 4, 5), "B": (1, 2, 3), "max_CN": 24, "g": 1.0, "reflections": (0, 1)}
 FLOAT32 = ("float32",)
 MODES: tuple[Callable[[], AbstractContextManager[Any]], ...] = (nullcontext, torch.no_grad)  # training, inference
 
@@ -314,6 +314,7 @@ def _alive(memory: dict[str, StorageWeakRef], graph: list[weakref.ref[_Saved]]) 
     precisions=FLOAT32,
     edges=("reflections-hard",),
     rows=12,
+    needs=("gradient",),
 )
 def nothing_stays_alive(run: Run) -> None:
     """Between passes a block keeps no graph, input, answer or output alive.

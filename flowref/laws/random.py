@@ -13,7 +13,15 @@ from torch import Tensor
 from flowref.laws.registry import ONCE, law
 from flowref.laws.run import Run, seed_everything
 
-MADE: dict[str, Any] = {"C": (9, 12), "S": ((), (2,)), "B": 1, "conditions": (), "subnet": "zero", "g": 1.0}
+MADE: dict[str, Any] = {
+    "C": (9, 12),
+    "S": ((), (2,)),
+    "B": 1,
+    "conditions": (),
+    "subnet": "zero",
+    "g": 1.0,
+    "reflections": (0, 1),
+}
 COMMON: dict[str, Any] = {"directions": ONCE, "precisions": ("float32",), "rows": 12}
 # Every generator, as bytes or numbers that can be compared.
 GENERATORS: dict[str, Callable[[], Any]] = {
@@ -91,7 +99,13 @@ def construction_moves_torchs_generator_alone(run: Run) -> None:
     "every generator after a pass = before",
     broken_by=("pass-draws-noise", "pass-draws-from-numpy"),
     regimes=("rank-0", "rank-2", "gin", "soft", "reflections-1"),
-    fix={"C": (2, 3, 4, 5), "B": (1, 2), "max_CN": 24, "subnet": ("linear", "network", "constant")},
+    fix={
+        "C": (2, 3, 4, 5),
+        "B": (1, 2),
+        "max_CN": 24,
+        "subnet": ("linear", "network", "constant"),
+        "reflections": (0, 1),
+    },
     edges=("reflections-hard",),
     precisions=("float32",),
     rows=12,
