@@ -56,7 +56,12 @@ def share_of_w(run: Run) -> tuple[float, float]:
     "logdet = log|det ∂y/∂x| − (1 + reverse_permutation)·N·log|det W|",
     broken_by="logdets-both-negated",
     regimes=("rank-0", "rank-1", "rank-2", "clamp-curved", "reverse-permutation"),
-    fix={"max_CN": 24, "max_B": 3, "subnet": ("linear", "network", "convolutional", "constant", "zero")},
+    fix={
+        "max_CN": 24,
+        "max_B": 3,
+        "alpha": (1.0, 2.0, 0.5),
+        "subnet": ("linear", "network", "convolutional", "constant", "zero"),
+    },
     needs=("gradient",),
 )
 def equals_jacobian(run: Run) -> None:
