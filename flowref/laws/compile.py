@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flowref.bounds import exact
 from flowref.laws.logdet import jacobians, scale_of
 from flowref.laws.registry import law
 from flowref.laws.run import Run
@@ -144,7 +145,7 @@ def second_backward_is_right(run: Run) -> None:
     Blind to: second derivatives through the subnet's input, and the reverse pass.
     Spec: 6. Since: 0.2.
     """
-    spec, wanted, one = run.spec, run.wanted, run.want
+    spec, one = run.spec, run.want
     v = run.case.x
     state = run.ask("the state", lambda: run.target.state(run.block))
     names = ("global_scale", "subnet.coefficients")
@@ -156,11 +157,11 @@ def second_backward_is_right(run: Run) -> None:
         by = (v.to(run.dtype).to(run.device) * g).sum()
         return torch.autograd.grad(by, [state[name] for name in names], allow_unused=True)
 
-    g_x = wanted.gradients(False, "output")["x"]
-    _, active = split(spec, wanted.exact(v) * g_x)
+    g_x = run.wanted.gradients(False, "output")["x"]
+    _, active = split(spec, exact(v) * g_x)
     by_a = coefficients_pullback(spec, active, 0 * active, one.tanh)
     want = (
-        channel_dot(spec, wanted.exact(v), g_x) / one.sigma * one.dsigma,
+        channel_dot(spec, exact(v), g_x) / one.sigma * one.dsigma,
         torch.sum(by_a, dim=(0, *range(2, run.case.x.ndim))),
     )
     for found in _asked(run, "a second backward", twice):

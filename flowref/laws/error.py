@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -159,7 +160,7 @@ def _arguments(run: Run) -> Iterator[Met]:
     made = run.ask("the constructor", construct)
     limits = torch.finfo(made.global_scale.dtype)
     for one in illegal_arguments(run.spec, limits):
-        yield Met(one, *_tried(run, one.shown, lambda one=one: construct(**one.given)), 0)
+        yield Met(one, *_tried(run, one.shown, partial(construct, **one.given)), 0)
 
 
 ARGUMENTS: dict[str, Any] = {
@@ -423,7 +424,7 @@ def _states(run: Run) -> Iterator[Met]:
     held = {name: v.to(run.dtype).to(run.device) for name, v in run.case.state.items()}
     for one in illegal_states(held, run.spec.C):
         given = own | {name: v.to(run.device) for name, v in one.given.items()}
-        yield Met(one, *_tried(run, one.shown, lambda given=given: run.block.load_state_dict(given)), 0)
+        yield Met(one, *_tried(run, one.shown, partial(run.block.load_state_dict, given)), 0)
 
 
 STATES: dict[str, Any] = {

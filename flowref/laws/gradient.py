@@ -75,7 +75,7 @@ def by_conditions(run: Run) -> None:
 def by_parameters(run: Run) -> None:
     """Gradients by scale, offset and reflections are the reference's.
 
-    Bound: as of `by-input`; sums over batch and pixels as spec 6 grants.
+    Bound: as of `by-input`; sums over batch and pixels as section 6 grants.
     Sees: a parameter that one direction leaves out of the graph, a broadcast gradient that is not reduced.
     Blind to: the subnet's parameters.
     Spec: 2, 5. Since: 0.1.
@@ -219,8 +219,8 @@ def accumulates_once(run: Run) -> None:
     trained = {name: v for name, v in run.ask("the state", lambda: run.target.state(run.block)).items()
                if v.requires_grad}  # fmt: skip
     for _ in range(2):
-        got = run.go(x, c)
-        run.ask("backward", lambda got=got: _loss(run, got).backward())
+        loss = _loss(run, run.go(x, c))
+        run.ask("backward", loss.backward)
     leaves = {"x": x, **{f"c{k}": v for k, v in enumerate(c)}, **trained}
     want = run.wanted.gradients(run.rev, "both")
     for name in want:

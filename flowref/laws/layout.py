@@ -6,6 +6,7 @@ Only this family draws layouts; all others are given contiguous inputs.
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -90,7 +91,7 @@ def nothing_outside_is_read(run: Run) -> None:
 @contextmanager
 def _filled() -> Iterator[None]:
     """Uninitialised memory is NaN: torch fills it where it is asked for deterministic algorithms."""
-    settings = torch.utils.deterministic
+    settings: Any = torch.utils.deterministic  # the module is also an attribute holder, which its types don't say
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     fills = settings.fill_uninitialized_memory
     try:
