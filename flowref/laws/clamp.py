@@ -14,12 +14,13 @@ BARE = {"subnet": "constant", "affine": "EXP", "scale": "one", "gin": False, "ma
 
 
 def _with_coefficients(run: Run, k: torch.Tensor, t: torch.Tensor) -> Run:
-    """The run with a constant subnet whose clamp is given k (times α in freia-main) and whose shift is t."""
+    """The run with a constant subnet whose tanh is given k, whatever the dialect, and whose shift is t."""
     spec, case = run.spec, run.case
-    factor = 1 if spec.dialect is Dialect.DOCUMENTED else 10
+    factor = 1.0 if spec.dialect is Dialect.DOCUMENTED else 10.0
+    alpha = spec.affine_clamping if spec.dialect is Dialect.FREIA_MAIN else 1.0
     name = next(n for n in case.state if n.startswith("subnet."))
     was = case.state[name]
-    answer = torch.cat([k, t]).reshape(was.shape) * factor
+    answer = torch.cat([alpha * k, t]).reshape(was.shape) * factor
     answer = answer.float().double()  # exact in every precision of the run
     return run.on(replace(case, state={**case.state, name: answer}, recipe=None))
 

@@ -153,7 +153,9 @@ def incoming(case: Case, kind: str) -> tuple[Tensor, Tensor]:
 
 def seed_everything(seed: int) -> None:
     """Seed every generator that a block may draw from, so that a run repeats whatever the target uses."""
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed costs milliseconds for devices that aren't there
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
     np.random.seed(seed)
     random.seed(seed)
 
