@@ -67,7 +67,7 @@ def accurate_near_0(run: Run) -> None:
     Spec: 2, 6. Since: 0.1.
     """
     A = run.spec.A
-    for power in (-4, -9, -14):
+    for power in (-4, -14, -24, -60):
         small = _with_coefficients(run, torch.full((A,), 1.375 * 2.0**power), torch.zeros(A))
         run.near(small.want.logdet, small.answer.logdet, f"the log-det at k = 1.375·2^{power}", scale=scale_of(small))
 

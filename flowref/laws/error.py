@@ -480,7 +480,7 @@ def _neighbours(run: Run) -> Iterator[tuple[str, Callable[[], Any]]]:
         yield "a W rounded to bfloat16", lambda: block.load_state_dict({**block.state_dict(), **rounded})
 
 
-@law("what spec 6 allows is taken", directions=ONCE, precisions=("float32",), needs=("state",), fix=SMALL, rows=24,
+@law("what section 6 allows is taken", directions=ONCE, precisions=("float32",), needs=("state",), fix=SMALL, rows=24,
      regimes=("soft", "conditions-0", "conditions-2", *RANKS),
      broken_by=("conditions-must-be-a-list", "rounded-w-refused", "sigmoid-refuses-large-g"))  # fmt: skip
 def legal_neighbours_pass(run: Run) -> None:
