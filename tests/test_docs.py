@@ -7,11 +7,10 @@ from types import ModuleType
 
 import pytest
 
-import flowref
 from flowref.gate import known
 from flowref.laws import registry
 
-ROOT = Path(flowref.__file__).parents[1]
+ROOT = Path(__file__).parents[1]
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.S | re.M)
 # Places of the code that name a page, and maybe a section: docs/block.md, accuracy; docs/block.md, section 6.

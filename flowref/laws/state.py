@@ -128,7 +128,7 @@ def trains_what_is_documented(run: Run) -> None:
 
 @law(
     "f of a new block that has loaded the state dict = f",
-    broken_by=("state-dict-rounds-to-half", "signs-are-not-in-the-state"),
+    broken_by="state-dict-rounds-to-half",
     regimes=("rank-0", "rank-2", "gin", "soft", "reflections-1"),
     fix=SMALL,
     edges=("reflections-hard",),
