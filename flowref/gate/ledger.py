@@ -49,6 +49,7 @@ class Ledger:
             versions = {"flowref": __version__, "python": platform.python_version()}
             versions |= {name: _version(name) for name in packages}
             profile = {"profile": self.settings.profile, "targets": list(self.settings.targets)}
+            profile["laws"] = list(self.settings.laws)
             self.writer.write("header", plan=ids, versions=versions, **profile)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:

@@ -17,7 +17,8 @@ WIDTH = 120  # of a table in a log
 def show(console: Console, evidence: Evidence, verdict: Verdict, output: str) -> None:
     """Messages about broken laws, the table, and one last sentence."""
     say = lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)  # noqa: E731
-    seen = {record["law"]: record for record in reversed(evidence.records) if record["status"] not in GOOD + SILENT}
+    told = lambda record: record["reason"] if record["status"] == "unusable" else record["law"]  # noqa: E731
+    seen = {told(record): record for record in reversed(evidence.records) if record["status"] not in GOOD + SILENT}
     for record in list(reversed(seen.values()))[:MOST_MESSAGES]:  # one message a law: the first item that broke
         say(message(record) + "\n")
     if len(seen) > MOST_MESSAGES:

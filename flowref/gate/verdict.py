@@ -12,6 +12,7 @@ Nothing that is absent counts in the target's favour.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flowref.gate.evidence import Evidence, Record
@@ -77,7 +78,8 @@ def _judged(evidence: Evidence) -> Verdict:
     missing = evidence.missing()
     if missing or not evidence.ended:
         return Verdict(INTERNAL, f"No verdict: evidence is incomplete, {len(missing)} of {len(evidence.plan)} missing.")
-    return _unproven(records) or Verdict(HELD, _held(records))
+    asked = (evidence.header or {}).get("laws") or ()
+    return _unproven(records) or Verdict(HELD, _held(records, asked))
 
 
 def never_answered(records: list[Record]) -> bool:
@@ -110,13 +112,14 @@ def _bad(bad: list[Record], records: list[Record]) -> str:
     return f"Gone: {_few(gone)} holds where it was known to fail. Good news: remove it from the known failures."
 
 
-def _held(records: list[Record]) -> str:
+def _held(records: list[Record], asked: Sequence[str]) -> str:
     judged = {record["law"] for record in records if record["status"] in GOOD}
     known = {record["law"] for record in records if record["status"] == "known"}
     targets = list(dict.fromkeys(record["target"] for record in records))
     cases = sum(record["cases"] for record in records)
+    only = f" No other law was asked for than --law {_few(list(asked))}." if asked else ""
     more = f", and {len(known)} more fail only where that is known" if known else ""
-    return f"Held: {len(judged - known)} laws on {_few(targets)}, over {cases:,} cases{more}."
+    return f"Held: {len(judged - known)} laws on {_few(targets)}, over {cases:,} cases{more}.{only}"
 
 
 def _few(words: list[str]) -> str:

@@ -166,6 +166,8 @@ def _imported(text: str, what: str, load: Callable[[], ModuleType]) -> ModuleTyp
 
 def _line(error: BaseException) -> str:
     """Where an import went wrong: file, line and text of the innermost frame outside the import system."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f" ({Path(error.filename).name}, line {error.lineno}: {(error.text or '').strip()})"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename not in ("", __file__) and f.line]
     frames = [f for f in frames if "importlib" not in f.filename]
     return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno}: {frames[-1].line})" if frames else ""
