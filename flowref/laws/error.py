@@ -468,7 +468,8 @@ def _neighbours(run: Run) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "whole numbers for α and g", construct(affine_clamping=3, global_affine_init=2)
     yield "SIGMOID g=9.99", construct(global_affine_type="SIGMOID", global_affine_init=9.99)
     yield "EXP g=1e-30", construct(global_affine_type="EXP", global_affine_init=1e-30)
-    yield "more reflections than channels", construct(learned_householder_permutation=run.spec.C + 2)
+    # Soft: reflections of a hard permutation are an edge, and shape's own finding.
+    yield "more reflections", construct(permute_soft=True, learned_householder_permutation=run.spec.C + 2)
     block, (x, c) = run.block, run.inputs
     yield "x and conditions in lists", lambda: run.target.call(block, [x], list(c), False)
     yield "x and conditions in tuples", lambda: run.target.call(block, (x,), tuple(c), False)
