@@ -11,7 +11,7 @@ from flowref.gate import known
 from flowref.laws import registry
 
 ROOT = Path(__file__).parents[1]
-PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
+PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md"]
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.S | re.M)
 # Places of the code that name a page, and maybe a section: docs/block.md, accuracy; docs/block.md, section 6.
 REFERENCE = re.compile(r"docs/(\w+\.md)(?:, (section \d|accuracy|legal|purity|refused)\b)?", re.I)
