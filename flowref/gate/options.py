@@ -48,7 +48,7 @@ OPTIONS = {
         Option("--profile", ", ".join(PROFILES), "how long to search: nightly takes an hour, nightly:8h eight"),
         Option("--device", ", ".join(DEVICES), "where the target runs; auto is CUDA where there is one"),
         Option("--precision", "float32,float64; also bfloat16, float16", "precisions to judge, joined by commas"),
-        Option("--known-failures", "FILE", "TOML file of failures already known; freia or anomalib name ours"),
+        Option("--known-failures", "FILE", "TOML file of failures already known; ours: freia, freia-main, anomalib"),
         Option("--report", "DIR", "write report.json, junit.xml and failing cases there"),
         Option("--law", "ID", "judge this law or family only", repeatable=True),
         Option("--no-shrink", "", "report the first failing case as it was drawn", flag=True),

@@ -1,7 +1,7 @@
 """FrEIA's block as a target: ``flowref.targets.freia:AllInOneBlock``.
 
 FrEIA 0.2 as published is of the dialect anomalib. Its main branch carries the same version but computes another map:
-gate it with ``--dialect freia-main``.
+gate it with ``--dialect freia-main``, and ``--known-failures freia-main``.
 """
 
 from __future__ import annotations
