@@ -11,10 +11,11 @@ from flowref.cases.stream import rows
 from flowref.faults.plain import PlainBlock
 from flowref.targets import resolve
 
-# In float64, of the largest magnitude, or of 1: each block rounds some 40 operations and contractions on the way; in
-# reverse (q − t) exp(−l) enlarges what was rounded before by e^α, up to 148. The public softplus is 1e-10 off just
-# above its threshold, as is torch's own here.
-ULPS = 2**10
+# In float64, of the largest magnitude, or of 1. Largest seen over all rows, on one machine: 3.93 for an output (11
+# reflections, multiplied in another order), 1.00 for a log-det; twice that and more is left to other orders of summation.
+# Rounding reaches no further: what comes before (q − t) exp(−l), which enlarges it, is small in these rows, and softplus
+# is torch's own on both sides, so that its error cancels. Another map is 1e13 ulps away.
+ULPS = {"output": 8, "log-det": 4}
 
 
 @pytest.mark.parametrize("name", ["flowref.targets.freia:AllInOneBlock", "flowref.targets.anomalib:AllInOneBlock"])
@@ -32,7 +33,7 @@ def test_public_block_equals_the_plain_one(name: str, tools: Any) -> None:
             with torch.no_grad():
                 (want, want_j), (got, got_j) = target.run(public, x, c, rev), plain([x], c, rev=rev)
             for what, far in [("output", tools.ulps(want, got[0])), ("log-det", tools.ulps(want_j, got_j))]:
-                if not far <= ULPS:
+                if not far <= ULPS[what]:
                     too_far[f"{what}, rev={rev}: {recipe}"] = far
 
     assert too_far == {}

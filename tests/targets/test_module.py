@@ -70,7 +70,10 @@ class Answering(nn.Module):
 def test_public_blocks_answer_as_the_reference_at_every_rank_in_both_directions(
     name: str, kind: str, rank: int, rev: bool
 ) -> None:
-    """With the case's state loaded; to a few ulps of the largest element, in float64."""
+    """With the case's state loaded; in float64, to a few ulps of the largest element, or of 1 for a log-det.
+
+    Seen on one machine: 3.81 for the output, 1.24 for the log-det; the rest is left to other orders of summation.
+    """
     case = Recipe(B=3, C=5, S=(2, 3, 2)[:rank], conditions=(2,) * (rank % 2), seed=rank, **KINDS[kind]).case()
     target, judge = public(name), Module(ReferenceBlock)
     x, c = case.inputs(torch.float64, "cpu")
@@ -79,10 +82,10 @@ def test_public_blocks_answer_as_the_reference_at_every_rank_in_both_directions(
         y, logdet = target.run(loaded(target, case, torch.float64), x, c, rev)
         want_y, want_logdet = judge.run(loaded(judge, case, torch.float64), x, c, rev)
 
-    few = 64 * torch.finfo(torch.float64).eps
+    ulp = torch.finfo(torch.float64).eps
     assert (y.dtype, y.shape, logdet.shape) == (torch.float64, x.shape, (3,))
-    assert (y - want_y).abs().max() <= few * want_y.abs().max()
-    assert (logdet - want_logdet).abs().max() <= few * (want_logdet.abs().max() + 1)
+    assert (y - want_y).abs().max() <= 8 * ulp * want_y.abs().max()
+    assert (logdet - want_logdet).abs().max() <= 4 * ulp * (want_logdet.abs().max() + 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
