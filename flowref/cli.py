@@ -77,6 +77,21 @@ def _workers(text: str) -> str:
 
 
 @app.command()
+def replay(
+    case: Annotated[str, typer.Argument(help="A saved case: its .json file, beside its .safetensors.")],
+    target: Annotated[str, typer.Argument(help=OPTIONS["--target"].help)] = DEFAULT_TARGET,
+    dialect: Annotated[str | None, typer.Option("--dialect", help="the case's own; another is refused")] = None,
+    precision: Annotated[str, typer.Option("--precision", help="the target's dtype")] = "float32",
+) -> None:
+    """Run one saved case on a target, and show where it first leaves its bound. Exit codes: 0 nowhere, 1 somewhere."""
+    from rich.console import Console
+
+    from flowref.gate.replay import replay
+
+    raise typer.Exit(replay(case, target, dialect, precision, Console()))
+
+
+@app.command()
 def laws(
     name: Annotated[str | None, typer.Argument(metavar="[ID]", help="A law or a family; without it, all.")] = None,
 ) -> None:

@@ -26,7 +26,9 @@ from hypothesis.database import DirectoryBasedExampleDatabase
 from flowref.cases import Case, Recipe, stream
 from flowref.gate import known
 from flowref.gate.canary import Canary
+from flowref.gate.diagnosis import Ask, diagnose
 from flowref.gate.evidence import Record
+from flowref.gate.finished import Finished
 from flowref.gate.options import Settings
 from flowref.gate.plan import Item
 from flowref.gate.search import search, shrink
@@ -79,6 +81,7 @@ class Judge:
         self.known = known.read(settings.known_failures) if settings.known_failures else []
         self.seed = settings.budget.seed or (seed if settings.budget.fresh else 0)
         self.seconds = settings.budget.seconds / max(1, shares)  # nightly: what each item is given
+        self.finished = Finished()
         self._targets: dict[str, Counted | str] = {}
         self._closed: dict[tuple[Any, ...], bool] = {}
 
@@ -94,15 +97,19 @@ class Judge:
             return record | {"status": "unusable", "reason": target}
         record["dialect"] = str(target.dialect)
         words = (item.law.needs | {item.precision}) & target.not_claimed
+        earlier = self.finished.record(item, target)
         if words:
             record |= {"status": "not-claimed", "reason": ", ".join(sorted(words))}
         else:
-            record |= self._tried(item, target)
+            record |= earlier or self._tried(item, target)
         changed = self.canary.changed()
         if changed:
             record |= {"status": "tampered", "reason": changed}
         self.watch.rest()
-        return record | {"seconds": round(time.perf_counter() - begin, 3), "seed": self.seed}
+        record |= {"seconds": round(time.perf_counter() - begin, 3), "seed": self.seed}
+        if not earlier:
+            self.finished.keep(item, target, record)
+        return record
 
     def _target(self, name: str) -> Counted | str:
         """The target, or why there is none."""
@@ -127,7 +134,7 @@ class Judge:
     def _tried(self, item: Item, target: Counted) -> Record:
         dialect = target.dialect
         reference = Module(ReferenceBlock, name="flowref.reference:ReferenceBlock", dialect=dialect)
-        trial = Trial(item.law, target, item.direction, item.precision, item.device, self.watch, reference)
+        trial = Trial(item.law, target, item.direction, item.precision, item.device, self.watch, reference, item.part)
         answers, timeouts = target.answers, self.watch.timeouts
         passes = Passes(_edges(item.law), lambda edge: self._pass(trial, edge))
         entries = known.concerning(self.known, item)
@@ -157,6 +164,8 @@ class Judge:
 
     def _rows(self, trial: Trial, law: Law, edge: str | None) -> list[Recipe]:
         dialect, fix = trial.target.dialect, law.fixed(trial.precision)
+        if law.parts:
+            return [stream.narrow({"seed": trial.part}, dialect, fix)]
         rows = stream.rows(self.settings.budget.rows, dialect, fix) if edge is None else None
         return (stream.edge_rows(str(edge), dialect, fix) if rows is None else rows)[: law.rows]
 
@@ -226,7 +235,7 @@ class Judge:
         )
 
     def _made_smaller(self, trial: Trial, failure: Failure, each: Pass, test: Test) -> Failure:
-        if not self.settings.shrink or failure.kind == "timeout":
+        if not self.settings.shrink or failure.kind == "timeout" or trial.law.parts:
             return failure
 
         def legal(recipe: Recipe) -> bool:
@@ -264,6 +273,17 @@ class Judge:
             "not_judged": [each.edge or trial.precision for each in passes.made.values() if each.closed],
         }
 
+    def _leads(self, trial: Trial, failure: Failure) -> Record | None:
+        """The step of the block to which the failure leads; nothing where looking for it did not end well."""
+        if failure.kind == "timeout":
+            return None
+        ask = Ask(failure.case, trial.target, trial.precision, trial.device, self.watch.call)
+        try:
+            with self.watch.case():
+                return plain(diagnose(ask, trial.law, trial.direction).plain())
+        except (Exception, CallTimeout):  # the verdict stands without it
+            return None
+
     def _described(self, trial: Trial, failure: Failure) -> Record:
         """All that a message about a broken law says."""
         case, drawn = failure.case, failure.drawn
@@ -283,6 +303,7 @@ class Judge:
                 "drawn": repr(drawn) if drawn is not None and drawn != case.recipe else None,
                 "file": file,
                 "reference": plain(trial.on_reference(case)),
+                "leads": self._leads(trial, failure),
             }
         )
 

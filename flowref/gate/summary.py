@@ -5,24 +5,32 @@ from __future__ import annotations
 from rich.console import Console
 
 from flowref.gate.evidence import Evidence
+from flowref.gate.findings import BROKEN as CAUSED
+from flowref.gate.findings import Finding, findings
 from flowref.gate.options import Settings
 from flowref.gate.report import json, junit, table
 from flowref.gate.report.message import message
 from flowref.gate.verdict import BROKEN, GOOD, HELD, INTERNAL, SILENT, Verdict
 
 MOST_MESSAGES = 20
+MOST_NAMED = 8  # laws named under a finding
 WIDTH = 120  # of a table in a log
 
 
 def show(console: Console, evidence: Evidence, verdict: Verdict, output: str) -> None:
-    """Messages about broken laws, the table, and one last sentence."""
+    """A message a finding, the table, and one last sentence."""
     say = lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)  # noqa: E731
+    found = findings(evidence.records)
+    for one in found[:MOST_MESSAGES]:
+        say(message(one.records[0]) + _others(one) + "\n")
+    if len(found) > MOST_MESSAGES:
+        say(f"... and {len(found) - MOST_MESSAGES} more findings; --report DIR writes them all.\n")
     told = lambda record: record["reason"] if record["status"] == "unusable" else record["law"]  # noqa: E731
-    seen = {told(record): record for record in reversed(evidence.records) if record["status"] not in GOOD + SILENT}
-    for record in list(reversed(seen.values()))[:MOST_MESSAGES]:  # one message a law: the first item that broke
+    rest = {told(r): r for r in reversed(evidence.records) if r["status"] not in GOOD + SILENT + CAUSED}
+    for record in list(reversed(rest.values()))[:MOST_MESSAGES]:  # one message a law: the first item
         say(message(record) + "\n")
-    if len(seen) > MOST_MESSAGES:
-        say(f"... and {len(seen) - MOST_MESSAGES} more laws; --report DIR writes them all.\n")
+    if len(rest) > MOST_MESSAGES:
+        say(f"... and {len(rest) - MOST_MESSAGES} more laws; --report DIR writes them all.\n")
     if verdict.code == INTERNAL and output:
         say("The end of what the run printed:\n" + "".join(f"| {line}\n" for line in output.splitlines()))
     width = console.width if console.is_terminal else max(console.width, WIDTH)
@@ -32,6 +40,15 @@ def show(console: Console, evidence: Evidence, verdict: Verdict, output: str) ->
     if evidence.header and str(evidence.header["profile"]).startswith("nightly"):
         say(f"\nThe same cases again: --profile nightly@{evidence.records[0].get('seed') if evidence.records else '?'}")
     say(("\n" if evidence.records else "") + verdict.sentence)
+
+
+def _others(one: Finding) -> str:
+    """The other laws that the same cause breaks."""
+    more = one.laws[1:]
+    if not more:
+        return ""
+    few = ", ".join(more[:MOST_NAMED]) + (f" and {len(more) - MOST_NAMED} more" if len(more) > MOST_NAMED else "")
+    return f"\n  leads to the same step: {few}"
 
 
 def write(settings: Settings, evidence: Evidence, verdict: Verdict) -> None:

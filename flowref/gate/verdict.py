@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flowref.gate.evidence import Evidence, Record
+from flowref.gate.findings import findings
 
 HELD, BROKEN, INTERRUPTED, INTERNAL, UNUSABLE, NO_EVIDENCE = range(6)
 
@@ -105,9 +106,11 @@ def _bad(bad: list[Record], records: list[Record]) -> str:
     gone = list(dict.fromkeys(record["law"] for record in bad if record["status"] == "gone"))
     judged = len({record["law"] for record in records})
     if broken:
+        causes = [finding.step for finding in findings(bad)]
         return (
-            f"Broken: {len(broken)} of {judged} laws judged ({_few(broken)}). Start with the first message above: "
-            "paste its case, run your block and flowref.reference on it, and compare."
+            f"Broken: {len(causes)} finding{'s' * (len(causes) > 1)} ({_few(causes)}), in {len(broken)} of {judged} "
+            "laws judged. Start with the first message above: its `flowref replay` shows where your block first "
+            "leaves its bound."
         )
     return f"Gone: {_few(gone)} holds where it was known to fail. Good news: remove it from the known failures."
 

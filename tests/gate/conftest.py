@@ -38,6 +38,12 @@ def start(folder: Path, *words: str, timeout: float = 120) -> Ended:
 
 
 @pytest.fixture
+def command(tmp_path: Path) -> Callable[..., Ended]:
+    """Run `flowref WORDS` in the test's folder."""
+    return lambda *words: start(tmp_path, *words)
+
+
+@pytest.fixture
 def check(tmp_path: Path) -> Callable[..., Ended]:
     """Write a block into target.py, and judge it: `check(source, *options)`."""
 

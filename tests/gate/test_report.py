@@ -33,6 +33,19 @@ FAILURE = {
     "drawn": "Recipe(B=7, C=3, S=(2,), g=0.5)",
     "file": "/elsewhere/cases/0000000000000000.json",
     "reference": {"holds": True, "ratio": 0.04},
+    "leads": {
+        "step": "W",
+        "text": "W (forward: output is out first, and not with W = I)",
+        "first": {
+            "place": "forward: output",
+            "direction": "forward",
+            "what": "output",
+            "ratio": "inf",
+            "message": "y[0, 2, 1]: got nan",
+            "raised": False,
+        },
+        "gone": ["W"],
+    },
 }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import jsonschema
 
 from flowref.gate.evidence import Evidence
+from flowref.gate.findings import Finding, findings
 from flowref.gate.report import table
 from flowref.gate.verdict import Verdict
 
@@ -28,8 +29,18 @@ def document(evidence: Evidence, verdict: Verdict) -> dict[str, Any]:
         "complete": evidence.ended and not evidence.missing(),
         "missing": evidence.missing(),
         "problems": evidence.problems,
+        "findings": [_finding(one) for one in findings(evidence.records)],
         "table": table.rows(evidence),
         "records": evidence.records,
+    }
+
+
+def _finding(one: Finding) -> dict[str, Any]:
+    return {
+        "target": one.target,
+        "step": one.step,
+        "laws": one.laws,
+        "items": [record["id"] for record in one.records],
     }
 
 

@@ -20,8 +20,9 @@ def message(record: Record) -> str:
     lines = [
         f"{title} {record['law']}: {failure['formula']}      {place}, {record['device']}",
         f"  {failure['statement']}: {_what(failure)}",
+        *_leads(failure),
         f"  case: {_case(failure)}",
-        f"  paste: {_paste(failure)}",
+        f"  paste: {_paste(record, failure)}",
     ]
     if failure["drawn"]:
         lines.append(f"  drawn as {failure['drawn']}, then made smaller")
@@ -33,16 +34,27 @@ def _what(failure: Record) -> str:
     return f"{failure['message']}{longer}"
 
 
+def _leads(failure: Record) -> list[str]:
+    leads = failure.get("leads")
+    return [f"  look at: {leads['text']}"] if leads else []
+
+
 def _case(failure: Record) -> str:
     return str(failure["case"]).splitlines()[0]
 
 
-def _paste(failure: Record) -> str:
+def _paste(record: Record, failure: Record) -> str:
     words = [f"from flowref.cases import Recipe; {failure['recipe']}.case()"] if failure["recipe"] else []
     file = failure["file"]
     if file and not file.startswith("not saved"):
-        words.append(f'from flowref.cases.store import load; load("{_short(file)}")')
+        words.append(f"flowref replay {_short(file)} {record['target']}{_options(record)}")
     return "\n     or: ".join(words)
+
+
+def _options(record: Record) -> str:
+    """What else `flowref replay` must be told."""
+    precision = "" if record["precision"] == "float32" else f" --precision {record['precision']}"
+    return f" --dialect {record.get('dialect')}{precision}"
 
 
 def _short(file: str) -> str:

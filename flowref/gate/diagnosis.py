@@ -1,0 +1,270 @@
+"""Where a target first leaves its bound on a case, and the step of the block to which that leads.
+
+    places(ask, direction)    the places of a pass that can be seen from outside, each held against the reference:
+                              what the subnet is given, output, log-det, gradients, and a second pass of the same block
+    diagnose(ask, law, …)     the first place that is out, and the step: the one without which the difference is gone
+
+A step is made neutral in the case itself (W = I, σ = 1 and o = 0, l = 0, t = 0, no GIN), so nothing is assumed about
+how the target computes. What shows at none of the places leads to what its law is about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowref.cases import Case
+from flowref.laws.logdet import scale_of
+from flowref.laws.registry import BOTH, HALVES, Law
+from flowref.laws.run import LawBroken, Meter, Run
+
+# Steps of a pass; a law that shows in no pass leads to what its family is about.
+COUPLING, CLAMP, GIN, AFFINE, MIXING = "coupling", "clamp", "GIN mean", "global affine", "W"
+LOGDET, GRADIENT, STATE, ANSWER = "log-det", "gradient", "state", "answer"
+ANY, SECOND = "an answer", "output of a second pass"
+OF_FAMILY = {
+    "shape": ANSWER,
+    "reference": COUPLING,
+    "inverse": STATE,
+    "logdet": LOGDET,
+    "gin": GIN,
+    "affine": AFFINE,
+    "clamp": CLAMP,
+    "permutation": MIXING,
+    "coupling": COUPLING,
+    "condition": COUPLING,
+    "error": "refusals",
+}
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A target and how its passes are run."""
+
+    case: Case
+    target: Any
+    precision: str
+    device: str = "cpu"
+    guard: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+    def run(self, direction: str) -> Run:
+        """A fresh block's run."""
+        return Run(self.case, self.target, self.precision, direction, self.device, guard=self.guard)
+
+
+@dataclass(frozen=True)
+class Place:
+    """One thing that can be seen of a pass: largest error ÷ bound, and, where it is out, the worst element in words."""
+
+    direction: str
+    what: str
+    ratio: float = 0.0
+    message: str = ""
+    raised: bool = False
+
+    @property
+    def out(self) -> bool:
+        """Whether the target left its bound here."""
+        return bool(self.message)
+
+    def __str__(self) -> str:
+        return f"{self.direction}: {self.what}"
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """``step`` to look at; ``first`` place out, or nothing; ``gone`` says without which steps it is gone."""
+
+    step: str
+    first: Place | None = None
+    gone: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if self.first is None:
+            return f"{self.step} (passes and gradients of this case are within their bounds)"
+        words = [f"{self.first} is out first"] + [f"and not with {NEUTRAL[step][0]}" for step in self.gone]
+        return f"{self.step} ({', '.join(words)})"
+
+    def plain(self) -> dict[str, Any]:
+        """As a record holds it."""
+        first = None if self.first is None else {"place": str(self.first), **asdict(self.first)}
+        return {"step": self.step, "text": str(self), "first": first, "gone": list(self.gone)}
+
+
+def places(ask: Ask, direction: str) -> Iterator[Place]:
+    """The places of a pass in order; none after one that raised."""
+    run = ask.run(direction)
+
+    def look(what: str, compare: Callable[[], None]) -> Place:
+        run.meter = Meter()
+        try:
+            compare()
+        except LawBroken as broken:
+            raised = broken.details["kind"] == "raised"
+            return Place(direction, what, float(broken.details.get("ratio", torch.inf)), str(broken), raised)
+        return Place(direction, what, run.meter.ratio)
+
+    answered = look(ANY, lambda: _answer(run))
+    yield answered
+    if answered.out:
+        return
+    yield look("what the subnet is given", lambda: _seen(run))
+    yield look("output", lambda: run.near(run.want.out, run.answer.y, "y"))
+    logdet = lambda: run.near(run.want.logdet, run.answer.logdet, "logdet", scale=scale_of(run))  # noqa: E731
+    yield look(LOGDET, logdet)
+    yield look(SECOND, lambda: _second(run))
+    if ask.precision in HALVES or "gradient" in ask.target.not_claimed:
+        return
+    want: dict[str, Any] = {}
+    got: dict[str, Tensor | None] = {}
+    for kind, of in (("output", "output"), ("logdet", "log-det")):
+
+        def fetch(kind: str = kind) -> None:
+            want.update(run.wanted.gradients(run.rev, kind))
+            got.update(run.gradients(kind))
+
+        fetched = look(f"gradient of the {of}", fetch)
+        if fetched.out:
+            yield fetched
+            return
+        for name in want:
+            if not (name == "global_scale" and run.spec.gin_block):
+                yield look(f"gradient of the {of} by {name}", lambda n=name: run.near(want[n], got.get(n), n))  # type: ignore[misc]
+
+
+def _answer(run: Run) -> None:
+    run.equal((run.want.out.shape, run.want.logdet.shape), (run.answer.y.shape, run.answer.logdet.shape), "shapes")
+
+
+def _seen(run: Run) -> None:
+    seen = run.answer.seen
+    run.equal(1, len(seen), "calls of the subnet")
+    run.near(run.want.seen, seen[0], "the subnet's input")
+
+
+def _second(run: Run) -> None:
+    run.go(rev=not run.rev)
+    run.near(run.want.out, run.go().y, "y of a second pass")
+
+
+def diagnose(ask: Ask, law: Law, direction: str) -> Diagnosis:
+    """The step to which a law that is broken on a case leads.
+
+    A half precision's bounds hide much, so its case, exact in float32 too, is looked at there first.
+    """
+    order = BOTH if direction not in BOTH else (direction, *(d for d in BOTH if d != direction))
+    for precision in ("float32", ask.precision) if ask.precision in HALVES else (ask.precision,):
+        here = replace(ask, precision=precision)
+        for place in (place for d in order for place in places(here, d)):
+            if place.out:
+                return explain(here, place)
+    return Diagnosis(OF_FAMILY.get(law.family, law.family))
+
+
+def explain(ask: Ask, first: Place) -> Diagnosis:
+    """The step to which a place that is out leads, when none before it is."""
+    if first.what.startswith("gradient"):
+        return Diagnosis(GRADIENT, first)
+    if first.what in (LOGDET, SECOND):
+        return Diagnosis(LOGDET if first.what == LOGDET else STATE, first)
+    if first.what == ANY:
+        return Diagnosis(ANSWER, first)
+    gone = tuple(step for step, (_, change) in NEUTRAL.items() if _is_gone(ask, change, first))
+    return Diagnosis(_step(ask, first, gone), first, gone)
+
+
+def _is_gone(ask: Ask, change: Callable[[Case], Case | None], first: Place) -> bool:
+    case = change(ask.case)
+    if case is None:
+        return False
+    for place in places(replace(ask, case=case), first.direction):
+        if place.out:
+            return False  # at this place or before
+        if place.what == first.what:
+            return True
+    return False
+
+
+def _step(ask: Ask, first: Place, gone: tuple[str, ...]) -> str:
+    """The step among those without which the difference is gone."""
+    if CLAMP in gone:
+        if GIN in gone:
+            return GIN
+        return CLAMP if SHIFT not in gone and _logdet_is_out(ask, first.direction) else COUPLING
+    for step in (SHIFT, AFFINE, MIXING, GIN):
+        if step in gone:
+            return COUPLING if step == SHIFT else step
+    return COUPLING
+
+
+def _logdet_is_out(ask: Ask, direction: str) -> bool:
+    """Whether the log-scales themselves are wrong, which the log-det tells, though not in GIN mode."""
+    case = _without_gin(ask.case) or ask.case
+    return any(place.out and place.what == LOGDET for place in places(replace(ask, case=case), direction))
+
+
+# What a case is without a step; None where it has none.
+
+
+def _without_mixing(case: Case) -> Case | None:
+    """W = I: an even number of equal reflections, or one more beside H itself."""
+    channels, state = case.spec.C, dict(case.state)
+    if "vk_householder" in state:
+        v = torch.zeros_like(state["vk_householder"])
+        v[:, 0] = 1
+        eye = torch.eye(channels, dtype=v.dtype)
+        if len(v) % 2:
+            eye[0, 0] = -1
+        state |= {"w_0": eye, "vk_householder": v}
+    else:
+        eye = torch.eye(channels, dtype=case.x.dtype).reshape(state["w_perm"].shape)
+        state |= {"w_perm": eye, "w_perm_inv": eye.clone()}
+    return replace(case, state=state, recipe=None)
+
+
+def _without_affine(case: Case) -> Case | None:
+    """σ = 1 exactly, which only EXP has, and o = 0."""
+    zero = torch.zeros_like(case.state["global_scale"])
+    spec = replace(case.spec, global_affine_type="EXP", global_affine_init=1.0)
+    return replace(case, spec=spec, state=case.state | {"global_scale": zero, "global_offset": zero.clone()},
+                   recipe=None)  # fmt: skip
+
+
+def _without_gin(case: Case) -> Case | None:
+    if not case.spec.gin_block:
+        return None
+    return replace(case, spec=replace(case.spec, gin_block=False), recipe=None)
+
+
+def _answering(case: Case, start: int, stop: int) -> Case | None:
+    """The same rows of the subnet's answer, but for these, which are 0."""
+    state, rows = dict(case.state), slice(start, stop)
+    last = [name for name in LAST if f"subnet.{name}" in state][:2]
+    if case.subnet.kind == "zero":
+        return None
+    if not last:  # an answer without parameters
+        coefficients = torch.full((case.subnet.outputs,), 0.5, dtype=case.x.dtype)
+        coefficients[rows] = 0
+        subnet = replace(case.subnet, kind="constant")
+        return replace(case, subnet=subnet, state=state | {"subnet.coefficients": coefficients}, recipe=None)
+    for name in last:
+        state[f"subnet.{name}"] = state[f"subnet.{name}"].clone()
+        state[f"subnet.{name}"][rows] = 0
+    return replace(case, state=state, recipe=None)
+
+
+# A probe's parameters that make its answer, row by row; a network's second layer before its first.
+LAST = ("weight_2", "bias_2", "weight", "bias", "coefficients")
+SHIFT = "shift"
+NEUTRAL: dict[str, tuple[str, Callable[[Case], Case | None]]] = {
+    CLAMP: ("l = 0", lambda case: _answering(case, 0, case.spec.A)),
+    SHIFT: ("t = 0", lambda case: _answering(case, case.spec.A, 2 * case.spec.A)),
+    GIN: ("GIN off", _without_gin),
+    AFFINE: ("σ = 1 and o = 0", _without_affine),
+    MIXING: ("W = I", _without_mixing),
+}
