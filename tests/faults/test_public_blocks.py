@@ -12,8 +12,8 @@ from flowref.faults.plain import PlainBlock
 from flowref.targets import resolve
 
 # In float64, of the largest magnitude, or of 1. Largest seen over all rows, on one machine: 3.93 for an output (11
-# reflections, multiplied in another order), 1.00 for a log-det; the rest is left to other orders of summation. In reverse
-# exp(−l) enlarges what was rounded before, but the largest output with it; and softplus is torch's own on both sides.
+# reflections, multiplied in another order), 1.00 for a log-det; the rest is left to other orders of summation. In
+# reverse exp(−l) enlarges what was rounded before, but the largest output with it; softplus is the same on both sides.
 ULPS = {"output": 8, "log-det": 4}
 
 
