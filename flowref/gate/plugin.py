@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
@@ -64,6 +66,24 @@ def _check(settings: Settings) -> None:
         from flowref.gate import known
 
         known.read(settings.known_failures)
+    for target in settings.targets:
+        if not _is_there(target):
+            from flowref.targets import TargetError, resolve
+
+            try:
+                resolve(target)
+            except TargetError as error:
+                raise Unusable(str(error)) from None
+
+
+def _is_there(target: str) -> bool:
+    """Whether there is a file, or a package, in which to look for the target. Imports nothing."""
+    place = target.rpartition(":")[0]
+    if place.endswith(".py"):
+        return Path(place).is_file()
+    top = place.partition(".")[0]
+    here = Path(top).is_dir() or Path(f"{top}.py").is_file()  # not on the path of a process that judges
+    return top.isidentifier() and (here or find_spec(top) is not None)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -101,6 +121,8 @@ class Gate:
         record = self._judge.judge(item) | {"id": self._node.nodeid}
         self._node.user_properties.append(("flowref", json.dumps(record)))
         status = record["status"]
+        if status in ("unusable", "tampered"):  # a worker has more to do; the controller stops too late for that
+            self._node.session.shouldstop = f"{status}: {record['law']}"
         if status not in verdict.GOOD:
             from flowref.gate.report.message import message
 

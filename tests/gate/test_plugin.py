@@ -43,7 +43,9 @@ def test_loading_it_imports_neither_torch_nor_hypothesis() -> None:
         (("--law=inverse.exact-arithmetic",), "Did you mean inverse.exact-where"),
         (("--known-failures=none.toml",), "no such file"),
         (("--nonsense",), "unrecognized arguments: --nonsense"),
-        (("--target=nonsense", *LAWS), "Cannot be used: 'nonsense' names no target"),
+        (("--target=nonsense",), "flowref: 'nonsense' names no target"),
+        (("--target=nosuch.py:Block",), "flowref: no target nosuch.py:Block: there is no file nosuch.py"),
+        (("--target=nosuch.inner:Block",), "flowref: no target nosuch.inner:Block: there is no module nosuch"),
     ],
 )
 def test_what_cannot_be_used_ends_with_4(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
@@ -51,6 +53,16 @@ def test_what_cannot_be_used_ends_with_4(tmp_path: Path, words: tuple[str, ...],
 
     assert done.returncode == 4, done.stdout
     assert message in done.stdout + done.stderr
+    assert "collected" not in done.stdout
+
+
+def test_what_an_import_shows_to_be_unusable_ends_with_4_after_one_item_a_worker(tmp_path: Path) -> None:
+    (tmp_path / "block.py").write_text("class Block:\n    pass\n")
+
+    done = bare(tmp_path, "-n2", "--law=shape", "--target=block.py:Blok")
+
+    assert (done.returncode, done.stdout.count("\nFAILED ")) == (4, 2), done.stdout
+    assert "Cannot be used: no target block.py:Blok: file block.py has Block." in done.stdout
 
 
 def test_an_unmet_selection_is_no_evidence(tmp_path: Path) -> None:
