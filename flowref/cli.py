@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
+from itertools import groupby
 from typing import Annotated, Any
 
 import typer
@@ -32,7 +34,10 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 @app.command()
 def check(
-    targets: Annotated[list[str] | None, typer.Argument(metavar="[TARGET]...", help=OPTIONS["--target"].help)] = None,
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[TARGET]...", help=f"{OPTIONS['--target'].help}; without any, {DEFAULT_TARGET}"),
+    ] = None,
     dialect: Annotated[str | None, _option("--dialect")] = None,
     profile: Annotated[str, _option("--profile")] = "ci",
     device: Annotated[str, _option("--device")] = "auto",
@@ -45,7 +50,7 @@ def check(
     call_timeout: Annotated[str, _option("--call-timeout")] = "60",
     workers: Annotated[str, typer.Option("-n", metavar="auto|N", help="processes that judge")] = "auto",
 ) -> None:
-    """Judge targets by every law, and end with a verdict. Exit codes: 0 held, 1 broken, 3 to 5 no verdict."""
+    """Judge targets by every law, and end with a verdict. Exit codes: 0 held, 1 broken, 2 to 5 no verdict."""
     given: dict[str, Any] = {
         "--target": targets or [DEFAULT_TARGET],
         "--dialect": dialect,
@@ -62,7 +67,7 @@ def _check(settings: Settings, workers: str, first: bool) -> int:
 
     from flowref.gate import check, progress, summary
 
-    console = Console()
+    console = Console(emoji=False)  # my_block.py:X: is a name
     with progress.shown_on(console) as show:
         evidence, verdict, output = check.run(settings, workers, first, show)
     summary.write(settings, evidence, verdict)
@@ -88,7 +93,7 @@ def replay(
 
     from flowref.gate.replay import replay
 
-    raise typer.Exit(replay(case, target, dialect, precision, Console()))
+    raise typer.Exit(replay(case, target, dialect, precision, Console(emoji=False)))
 
 
 @app.command()
@@ -102,8 +107,16 @@ def laws(
         found = registry.find(name) if name else registry.all()
     except KeyError as unknown:
         raise Unusable(unknown.args[0]) from None
-    for law in found:
-        typer.echo(_whole(law) if name else f"{law.id}\n  {law.statement}: {law.formula}")
+    for family, group in groupby(found, key=lambda law: law.family):
+        if not name:
+            typer.echo(f"\n# {family}: {_about(family)}\n")
+        for law in group:
+            typer.echo(_whole(law) if name else f"{law.id}\n  {law.statement}: {law.formula}")
+
+
+def _about(family: str) -> str:
+    """What the family is about: the first line of its module."""
+    return (import_module(f"flowref.laws.{family}").__doc__ or "").partition("\n")[0]
 
 
 def _whole(law: Any) -> str:

@@ -34,15 +34,23 @@ def test_help_imports_no_torch() -> None:
         assert done.stdout.strip().splitlines()[-1] == "[]"
 
 
+def test_check_help_says_what_is_judged_without_a_target_and_what_each_code_means() -> None:
+    told = " ".join(command("check", "--help").stdout.replace("│", " ").split())
+
+    assert "without any, flowref.fast:AllInOneBlock" in told
+    assert "0 held, 1 broken, 2 to 5 no verdict" in told
+
+
 def test_version() -> None:
     assert command("--version").stdout == f"flowref {flowref.__version__}\n"
 
 
-def test_laws_lists_each_with_statement_and_formula() -> None:
+def test_laws_lists_each_with_statement_and_formula_under_its_family() -> None:
     listed = command("laws").stdout
 
     for law in registry.all():
-        assert f"{law.id}\n  {law.statement}: {law.formula}\n" in listed
+        under = listed.partition(f"\n# {law.family}: ")[2].partition("\n# ")[0]
+        assert f"{law.id}\n  {law.statement}: {law.formula}\n" in under
 
 
 def test_a_law_whole() -> None:
