@@ -25,7 +25,7 @@ from flowref.laws.run import LawBroken, Meter, Run
 
 # Steps of a pass; a law that shows in no pass leads to what its family is about.
 COUPLING, CLAMP, GIN, AFFINE, MIXING = "coupling", "clamp", "GIN mean", "global affine", "W"
-LOGDET, GRADIENT, STATE, ANSWER = "log-det", "gradient", "state", "answer"
+LOGDET, GRADIENT, STATE, ANSWER, DTYPE = "log-det", "gradient", "state", "answer", "dtype"
 ANY, SECOND = "an answer", "output of a second pass"
 OF_FAMILY = {
     "shape": ANSWER,
@@ -88,6 +88,7 @@ class Diagnosis:
         if self.first is None:
             return f"{self.step} (passes and gradients of this case are within their bounds)"
         words = [f"{self.first} is out first"] + [f"and not with {NEUTRAL[step][0]}" for step in self.gone]
+        words += ["and not in float32"] * (self.step == DTYPE)
         return f"{self.step} ({', '.join(words)})"
 
     def plain(self) -> dict[str, Any]:
@@ -168,6 +169,8 @@ def diagnose(ask: Ask, law: Law, direction: str) -> Diagnosis:
 
 def explain(ask: Ask, first: Place) -> Diagnosis:
     """The step to which a place that is out leads, when none before it is."""
+    if ask.precision == "float64" and not _is_out(_single(ask), first):
+        return Diagnosis(DTYPE, first)
     if first.what.startswith("gradient"):
         return Diagnosis(GRADIENT, first)
     if first.what in (LOGDET, SECOND):
@@ -180,13 +183,23 @@ def explain(ask: Ask, first: Place) -> Diagnosis:
 
 def _is_gone(ask: Ask, change: Callable[[Case], Case | None], first: Place) -> bool:
     case = change(ask.case)
-    if case is None:
-        return False
-    for place in places(replace(ask, case=case), first.direction):
-        if place.out:
-            return False  # at this place or before
-        if place.what == first.what:
-            return True
+    return case is not None and not _is_out(replace(ask, case=case), first)
+
+
+def _single(ask: Ask) -> Ask:
+    """The same in float32, on numbers that a float32 holds."""
+    case = ask.case
+    short = lambda v: v.float().double()  # noqa: E731
+    state = {name: short(value) for name, value in case.state.items()}
+    case = replace(case, x=short(case.x), c=tuple(map(short, case.c)), state=state, recipe=None)
+    return replace(ask, case=case, precision="float32")
+
+
+def _is_out(ask: Ask, first: Place) -> bool:
+    """Whether the target is out at this place, or before it."""
+    for place in places(ask, first.direction):
+        if place.out or place.what == first.what:
+            return place.out
     return False
 
 

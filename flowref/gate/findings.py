@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from flowref.gate.evidence import Record
+from flowref.laws.registry import FAMILIES
 
 BROKEN = ("broken", "raised-always")
 # The family that says most about a step, when its law is among the broken ones.
@@ -21,6 +22,9 @@ TELLING = {
     "answer": ("shape",),
     "refusals": ("error",),
 }
+
+# Where a wrong step shows too, if a case hides it before: a law that leads there, and elsewhere to a step, is that's.
+LATE = ("log-det", "gradient", "state", "dtype")
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,16 @@ class Finding:
 
 
 def findings(records: Iterable[Record]) -> list[Finding]:
-    """The broken records by target and cause, in the order in which the laws stand."""
+    """The broken records by target and cause, in the order of the laws' families: the simplest first."""
+    broken = sorted((record for record in records if record["status"] in BROKEN), key=_family)
+    causes = {(str(record["target"]), str(record["law"])): step_of(record) for record in reversed(broken)
+              if step_of(record) not in LATE}  # fmt: skip
     found: dict[tuple[str, str], list[Record]] = {}
-    for record in records:
-        if record["status"] in BROKEN:
-            found.setdefault((str(record["target"]), step_of(record)), []).append(record)
+    for record in broken:
+        target, step = str(record["target"]), step_of(record)
+        if step in LATE:
+            step = causes.get((target, str(record["law"])), step)
+        found.setdefault((target, step), []).append(record)
     return [Finding(target, step, _telling_first(step, group)) for (target, step), group in found.items()]
 
 
@@ -50,6 +59,10 @@ def step_of(record: Record) -> str:
     """The step to which a broken record leads; its own law, where nothing is known."""
     leads = (record.get("failure") or {}).get("leads")
     return str(leads["step"]) if leads else str(record["law"])
+
+
+def _family(record: Record) -> int:
+    return FAMILIES.index(str(record["law"]).split(".")[0])
 
 
 def _telling_first(step: str, group: list[Record]) -> list[Record]:

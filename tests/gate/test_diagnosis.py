@@ -65,6 +65,13 @@ def test_a_half_precision_is_looked_at_in_float32_first() -> None:
     assert found.step == "clamp"
 
 
+def test_what_only_float64_sees_is_its_own_step() -> None:
+    seen = ask("float64-input-cut-to-float32", Recipe(bits=53), "float64")
+    assert diagnose(seen, law("dtype.float64-keeps-every-bit"), "forward").step == "dtype"
+    seen = ask("clamp-missing", Recipe(), "float64")
+    assert diagnose(seen, law("clamp.bounded-by-alpha"), "forward").step == "clamp"
+
+
 @pytest.mark.parametrize("recipe", [FULL, Recipe(C=4, soft=True, reflections=3, gin=True), Recipe(subnet="activation")])
 def test_each_step_can_be_made_neutral(recipe: Recipe) -> None:
     """The neutral case is legal, differs, and a correct block is within its bounds on it."""
@@ -95,7 +102,8 @@ def test_laws_that_lead_to_one_step_are_one_finding() -> None:
     records = [
         record("reference.output-equals-reference", "clamp"),
         record("clamp.odd", "clamp"),
-        record("clamp.odd", "clamp", precision="float64"),
+        record("clamp.odd", "dtype", precision="float64"),
+        record("gradient.by-input", "gradient"),
         record("state.pickle-works", "state"),
         record("state.pickle-works", "state", target="other"),
         record("inverse.log-dets-cancel", "clamp", status="held"),
@@ -104,9 +112,10 @@ def test_laws_that_lead_to_one_step_are_one_finding() -> None:
     found = findings(records)
     assert [(one.target, one.step, one.laws) for one in found] == [
         ("t", "clamp", ["clamp.odd", "reference.output-equals-reference"]),
+        ("t", "gradient", ["gradient.by-input"]),
+        ("t", "purity.inputs-keep-their-bits", ["purity.inputs-keep-their-bits"]),
         ("t", "state", ["state.pickle-works"]),
         ("other", "state", ["state.pickle-works"]),
-        ("t", "purity.inputs-keep-their-bits", ["purity.inputs-keep-their-bits"]),
     ]
 
 

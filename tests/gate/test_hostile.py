@@ -23,15 +23,15 @@ PASSES = {
     "leaves the process": ("os._exit(0)", 3, "No verdict: a worker died."),
     "kills its process": ("os.kill(os.getpid(), signal.SIGKILL)", 3, "No verdict: a worker died."),
     "kills the controller": ("os.kill(os.getppid(), signal.SIGKILL); time.sleep(9)", 3, "No verdict: a worker died."),
-    "returns NaN": ("(y,), j = super().forward(*a, **k); return (y * float('nan'),), j", 1, "Broken: 1 of 1 laws"),
+    "returns NaN": ("(y,), j = super().forward(*a, **k); return (y * float('nan'),), j", 1, "Broken: 1 finding"),
     "returns nothing": ("return None", 5, "No evidence: target.py:Block never answered"),
-    "returns another shape": ("(y,), j = super().forward(*a, **k); return (y[..., :0],), j", 1, "Broken: 1 of 1 laws"),
-    "raises on a legal case": ("assert len(a[0][0]) != 3; return super().forward(*a, **k)", 1, "Broken: 1 of 1 laws"),
+    "returns another shape": ("(y,), j = super().forward(*a, **k); return (y[..., :0],), j", 1, "Broken: 1 finding"),
+    "raises on a legal case": ("assert len(a[0][0]) != 3; return super().forward(*a, **k)", 1, "Broken: 1 finding"),
     "skips on a legal case": (
-        "return super().forward(*a, **k) if len(a[0][0]) != 3 else pytest.skip('three')", 1, "Broken: 1 of 1 laws",
+        "return super().forward(*a, **k) if len(a[0][0]) != 3 else pytest.skip('three')", 1, "Broken: 1 finding",
     ),
     "hangs on a legal case": (
-        "return super().forward(*a, **k) if len(a[0][0]) != 3 else time.sleep(1000)", 1, "Broken: 1 of 1 laws",
+        "return super().forward(*a, **k) if len(a[0][0]) != 3 else time.sleep(1000)", 1, "Broken: 1 finding",
     ),
 }  # fmt: skip
 

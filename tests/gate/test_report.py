@@ -82,9 +82,10 @@ def test_message() -> None:
         "BROKEN inverse.law-1: reverse(forward(x)) = x      my_flow:Block (anomalib), float32, forward, cpu\n"
         "  Reverse undoes forward: x[0, 2, 1]: got -0.7313, want -0.5, bound 7.4e-06: 3.1e+04 × the bound; "
         "1 of 6 elements over it\n"
+        "  look at: W (forward: output is out first, and not with W = I)\n"
         "  case: B=1 C=3 S=(2,) SOFTPLUS g=0.5 α=2 hard, linear subnet\n"
         "  paste: from flowref.cases import Recipe; Recipe(B=1, C=3, S=(2,), g=0.5).case()\n"
-        '     or: from flowref.cases.store import load; load("/elsewhere/cases/0000000000000000.json")\n'
+        "     or: flowref replay /elsewhere/cases/0000000000000000.json my_flow:Block --dialect anomalib\n"
         "  drawn as Recipe(B=7, C=3, S=(2,), g=0.5), then made smaller\n"
         "  the reference holds this law on this case (ratio 0.04)"
     )
