@@ -227,8 +227,7 @@ class ReferenceBlock(nn.Module):
         seen = torch.cat([p, *c], 1)
         a = answered(spec, self.subnet(seen), x)
         k, t = coefficients(spec, a)
-        tanh = torch.tanh(k / spec.affine_clamping if spec.dialect is Dialect.FREIA_MAIN else k)
-        l = spec.affine_clamping * tanh  # noqa: E741
+        tanh, l = clamp(spec, k)  # noqa: E741
         l_scale = total(abs(l))
         if spec.gin_block:
             l = l - l.flatten(1).mean(1).reshape(-1, *(1,) * (l.ndim - 1))  # noqa: E741
@@ -350,6 +349,12 @@ def coefficients(spec: BlockSpec, a: Any) -> tuple[Any, Any]:
     """``k, t`` from the subnet's answer."""
     k, t = a[:, : spec.A], a[:, spec.A :]
     return (k, t) if spec.dialect is Dialect.DOCUMENTED else (k / 10, t / 10)
+
+
+def clamp(spec: BlockSpec, k: Any) -> tuple[Any, Any]:
+    """``tanh`` and ``l``: ``l = α tanh(k)``, in freia-main ``l = α tanh(k / α)``."""
+    tanh = torch.tanh(k / spec.affine_clamping if spec.dialect is Dialect.FREIA_MAIN else k)
+    return tanh, spec.affine_clamping * tanh
 
 
 def coefficients_pullback(spec: BlockSpec, gl: Any, gt: Any, tanh: Any) -> Any:

@@ -100,7 +100,7 @@ def tasks(
 
     Raises KeyError on an unknown law, fault or variant.
     """
-    laws = tuple(one.id for one in (registry.find(law) if law else registry.all()) if "cpu" in one.devices)
+    laws = tuple(one.id for one in registry.asked([law] if law else ()) if "cpu" in one.devices)
     if only and only not in [v.id for v in variants.VARIANTS]:
         corpus.find(only)
     for each, dialect in product(laws, corpus.DIALECTS):

@@ -96,6 +96,18 @@ FAULTS: tuple[Fault, ...] = (
         (TANH, "T = torch.tanh(k) + 3e-5 * torch.sin(37 * k)"),
     ),
     fault(
+        "clamp-leaves-a-gap",
+        "clamp.exhaustive-half",
+        "two branches of a tanh do not meet: from 9 to 9.1 neither is taken",
+        (TANH, "T = torch.where((k.abs() >= 9) & (k.abs() < 9.1), 0, torch.tanh(k))"),
+    ),
+    fault(
+        "clamp-wrong-at-one-coefficient",
+        "clamp.exhaustive-float32",
+        "a tanh is wrong at the float32 number that is nearest to π/4, which no half precision has",
+        (TANH, "T = torch.where(k.float() == torch.tensor(0.7853982), 0, torch.tanh(k))"),
+    ),
+    fault(
         "divisor-plus-1e-6",
         "reference.output-equals-reference",
         "1e-6 is added to the scale before it divides",

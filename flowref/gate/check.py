@@ -19,7 +19,7 @@ from pathlib import Path
 import flowref
 from flowref.gate.evidence import Evidence, Reader
 from flowref.gate.options import Settings
-from flowref.gate.verdict import INTERNAL, Verdict, decide
+from flowref.gate.verdict import INTERNAL, INTERRUPTED, Verdict, decide
 
 PACKAGE = Path(flowref.__file__).parent
 # Without a new line of evidence for so many times --call-timeout, the child is ended. Each call has a limit of its own.
@@ -126,7 +126,7 @@ def _decide(evidence: Evidence, code: int) -> Verdict:
         where = f" while judging {judging[0]}" if judging else " before a law was judged"
         _note(evidence, "died", f"The process that judges ended{where}, with exit code {code}.")
     verdict = decide(evidence)
-    if evidence.ended and code != verdict.code != INTERNAL:
+    if evidence.ended and code != verdict.code and verdict.code not in (INTERNAL, INTERRUPTED):  # we may have killed it
         text = f"No verdict: the process that judges ended with exit code {code}, but its evidence says {verdict.code}."
         return Verdict(INTERNAL, text)
     return verdict

@@ -50,10 +50,18 @@ class Ledger:
             versions |= {name: _version(name) for name in packages}
             profile = {"profile": self.settings.profile, "targets": list(self.settings.targets)}
             profile["laws"] = list(self.settings.laws)
-            self.writer.write("header", plan=ids, versions=versions, **profile)
+            self.writer.write("header", plan=ids, versions=versions, kept=self._kept(), **profile)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         self._plan([item.nodeid for item in session.items if item.get_closest_marker("law_family")])
+
+    def _kept(self) -> str | None:
+        """The file of finished parts, where a law in parts is judged."""
+        if not self.settings.laws:
+            return None
+        from flowref.gate import finished, plan
+
+        return str(finished.FILE.absolute()) if any(law.parts for law in plan.selected(self.settings)) else None
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, node: Any, ids: list[str]) -> None:

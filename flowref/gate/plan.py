@@ -25,19 +25,20 @@ class Item:
     precision: str
     device: str
     several: bool = False
+    part: int | None = None  # of a law in parts
 
     def __str__(self) -> str:
         words = [self.law.name, self.direction, self.precision, self.device]
+        words += [] if self.part is None else [f"part{self.part}"]
         return "-".join(words + [self.target] * self.several)
 
 
 def selected(settings: Settings) -> tuple[Law, ...]:
-    """The laws that ``--law`` names, or all. Raises Unusable on an unknown one."""
+    """The laws that ``--law`` names, or all but those in parts. Raises Unusable on an unknown one."""
     try:
-        found = [law for name in settings.laws for law in registry.find(name)] if settings.laws else registry.all()
+        return registry.asked(settings.laws)
     except KeyError as unknown:
         raise Unusable(f"--law: {unknown.args[0]}") from None
-    return tuple({law.id: law for law in found}.values())
 
 
 def devices(settings: Settings) -> tuple[str, ...]:
@@ -56,7 +57,7 @@ def others(settings: Settings) -> tuple[str, ...]:
 def items(settings: Settings, laws: Iterable[Law] | None = None) -> list[Item]:
     """Every item of a run, targets outermost."""
     return [
-        Item(target, law, direction, precision, device, several=len(settings.targets) > 1)
+        Item(target, law, direction, precision, device, len(settings.targets) > 1, part)
         for target in settings.targets
         for law in (selected(settings) if laws is None else laws)
         for direction in law.directions
@@ -64,4 +65,5 @@ def items(settings: Settings, laws: Iterable[Law] | None = None) -> list[Item]:
         if law.is_judged_in(precision, settings.precisions)
         for device in (*devices(settings), *others(settings))
         if device in law.devices
+        for part in (range(law.parts) if law.parts else (None,))
     ]

@@ -21,11 +21,17 @@ def now(evidence: Evidence) -> str:
     return (judging or list(evidence.started))[-1].rpartition("::")[2].removeprefix("test_")
 
 
+def kept(evidence: Evidence) -> str:
+    """Where finished parts of a long law are kept, if one is judged."""
+    file = (evidence.header or {}).get("kept")
+    return f"Parts that held are kept in {file}; after an interruption the same command judges the others." * bool(file)
+
+
 class Lines:
     """One line every few seconds."""
 
     def __init__(self, console: Console) -> None:
-        self.console, self.next = console, 0.0
+        self.console, self.next, self.told = console, 0.0, False
 
     def __enter__(self) -> Lines:
         return self
@@ -34,6 +40,9 @@ class Lines:
         pass
 
     def __call__(self, evidence: Evidence, elapsed: float) -> None:
+        if not self.told and kept(evidence):
+            self.told = True
+            self.console.print(kept(evidence), markup=False, highlight=False, soft_wrap=True)
         if elapsed >= self.next:
             self.next = elapsed + EVERY
             text = f"{elapsed:5.0f} s  {len(evidence.records)} of {len(evidence.plan) or '?'} judged  {now(evidence)}"
@@ -51,7 +60,7 @@ class Bar:
             TextColumn("{task.description}", markup=False),
         )
         self.progress = Progress(*columns, console=console, transient=True)
-        self.task = self.progress.add_task("", total=None)
+        self.task, self.told = self.progress.add_task("", total=None), False
 
     def __enter__(self) -> Bar:
         self.progress.start()
@@ -63,6 +72,9 @@ class Bar:
         self.progress.stop()
 
     def __call__(self, evidence: Evidence, elapsed: float) -> None:
+        if not self.told and kept(evidence):
+            self.told = True
+            self.progress.console.print(kept(evidence), markup=False, highlight=False, soft_wrap=True)
         total = len(evidence.plan) or None
         self.progress.update(self.task, total=total, completed=len(evidence.records), description=now(evidence))
 

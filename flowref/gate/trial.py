@@ -61,6 +61,7 @@ class Trial:
     device: str
     watch: Watch
     reference: Any
+    part: int | None = None  # of a law in parts
     cases: int = 0
     comparisons: int = 0
     undecided: int = 0

@@ -4,13 +4,21 @@ from dataclasses import replace
 
 import torch
 
+from flowref.bounds import exact
 from flowref.laws.logdet import scale_of
-from flowref.laws.registry import BOTH, law
-from flowref.laws.run import Run
+from flowref.laws.registry import BOTH, HALVES, law
+from flowref.laws.run import Run, wanted
+from flowref.reference import clamp, coefficients, join
 from flowref.spec import Dialect
 
 # Coefficients that a law sets itself, and σ = 1, so that the log-det is Σ l alone.
 BARE = {"subnet": "constant", "affine": "EXP", "scale": "one", "gin": False, "max_CN": 300}
+
+# Two channels and nothing but the coupling: the subnet's answer is (the passive channel, 0), so the log-det is l.
+ALONE = {"B": 1, "C": 2, "S": (), "conditions": (), "subnet": "linear", "gin": False, "alpha": 2.0, "g": 1.0,
+         "affine": "EXP", "scale": "one", "offset": "zero", "permutation": "identity", "soft": False, "reflections": 0,
+         "reverse_permutation": False, "clamp": "curved", "size": 0}  # fmt: skip
+PART = 2**22  # coefficients of float32 that are judged at a time
 
 
 def _with_coefficients(run: Run, k: torch.Tensor, t: torch.Tensor) -> Run:
@@ -152,3 +160,76 @@ def leaves_shift_alone(run: Run) -> None:
     A = run.spec.A
     far = _with_coefficients(run, torch.full((A,), 0.25), 512.0 * _signs(A))
     run.near(far.want.out, far.answer.y, "the output at |t| = 512")
+
+
+def _passing(run: Run) -> Run:
+    """The run with a subnet that answers the passive channel itself, and 0 as shift."""
+    state = {"subnet.weight": torch.tensor([[1.0], [0.0]]), "subnet.bias": torch.zeros(2)}
+    return run.on(replace(run.case, state=run.case.state | {name: v.double() for name, v in state.items()}))
+
+
+def _legal(bits: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The numbers of these bit patterns; 0 for those that no legal case holds: above max/2⁴, infinite, NaN."""
+    a = bits.view(dtype)
+    return torch.where(abs(a) <= torch.finfo(dtype).max / 2**4, a, 0.0)
+
+
+def _samples(run: Run, a: torch.Tensor) -> torch.Tensor:
+    """A sample for each coefficient (n,): passive a, active 1. Shape (n, 2)."""
+    return join(run.spec, a[:, None], torch.ones_like(a)[:, None])
+
+
+@law(
+    "l = clamp(k) for the k of every a_k that the precision has",
+    broken_by="clamp-leaves-a-gap",
+    fix=ALONE,
+    precisions=HALVES,
+    rows=1,
+)
+def exhaustive_half(run: Run) -> None:
+    """Every coefficient that a half precision has is clamped as the formula says.
+
+    Bound: the error of the pass, coefficient by coefficient; sample i of the batch has the coefficient of bit pattern
+    i, or 0 where that is above max/16, infinite or NaN, which no legal case holds.
+    Sees: a clamp that is wrong at a few coefficients only: a gap between two branches, one entry of a table.
+    Blind to: other α than 2, and to what a coefficient's neighbours in memory do to it.
+    Spec: 2, 6. Since: 0.2.
+    """
+    one = _passing(run)
+    a = _legal(torch.arange(2**16).to(torch.int16), run.dtype)
+    x = _samples(run, a)
+    want, got = wanted(one.case, one.arith).go(run.rev, x.double()), one.go(x.to(run.device))
+    run.near(want.logdet, got.logdet, "the log-det at the coefficient of bit pattern ")
+    run.near(want.out, got.y, "the output at the coefficient of bit pattern ")
+
+
+@law(
+    "l = clamp(k) for the k of every a_k that float32 has",
+    broken_by="clamp-wrong-at-one-coefficient",
+    fix=ALONE,
+    precisions=("float32",),
+    directions=("forward",),
+    parts=2**32 // PART,
+    rows=1,
+)
+def exhaustive_float32(run: Run) -> None:
+    """Every coefficient that float32 has is clamped as the formula says.
+
+    Bound: the error of the clamp, coefficient by coefficient. Part p has the bit patterns from p·2²² on, with 0 for
+    those above max/16, infinite or NaN, which no legal case holds. The reference's lines of the clamp stand for its
+    whole pass: with one active channel, one pixel and σ = 1 the log-det is l, to which zeros are added.
+    Sees: a clamp that is wrong at a few coefficients of float32 only.
+    Blind to: the output, the reverse pass, other α than 2 (`exhaustive-half` looks at the first two).
+    Spec: 2, 6. Since: 0.2.
+    """
+    assert run.case.recipe is not None  # which part it is stands in its seed alone
+    spec, one, first = run.spec, _passing(run), run.case.recipe.seed * PART
+    step = PART if run.device.startswith("cuda") else 2**17  # on a CPU, what fits its cache
+    for start in range(first, first + PART, step):
+        a = _legal(torch.arange(start, start + step, device=run.device).to(torch.int32), run.dtype)
+        x = _samples(run, a)
+        with torch.no_grad():
+            k, _ = coefficients(spec, exact(torch.stack([a, torch.zeros_like(a)], 1), run.arith))
+            l, got = clamp(spec, k)[1][:, 0], one.go(x).logdet  # noqa: E741
+        what = f"the log-det at the coefficient of bit pattern {start:#x} + "
+        run.within(l.value.cpu(), got, run.bound(l).cpu(), what, spec.affine_clamping)

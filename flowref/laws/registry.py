@@ -75,7 +75,8 @@ class Law:
     edges: tuple[str, ...] = ()  # edges that it meets too, each in a pass of its own
     only_edges: bool = False
     gatekeeper: str | None = None  # the edge that it guards
-    rows: int | None = None  # at most so many explicit rows, and searched cases; 1: a statistic, all in one case
+    rows: int | None = None  # at most so many explicit rows, and searched cases; 1: all in one case, no search
+    parts: int = 0  # judged only where it is asked for by its id, in so many items; the case's seed says which
 
     def fixed(self, precision: str) -> Mapping[str, Any]:
         """``fix`` for a run in this precision."""
@@ -154,6 +155,14 @@ def all() -> tuple[Law, ...]:
 
 def families() -> tuple[str, ...]:
     return FAMILIES
+
+
+def asked(names: Sequence[str] = ()) -> tuple[Law, ...]:
+    """The laws of these ids and families, each once; without any, all. A law in parts only by its own id. KeyError."""
+    if not names:
+        return tuple(one for one in all() if not one.parts)
+    found = [one for name in names for one in find(name) if not one.parts or name == one.id]
+    return tuple({one.id: one for one in found}.values())
 
 
 def family(name: str) -> tuple[Law, ...]:

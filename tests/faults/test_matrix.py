@@ -19,7 +19,7 @@ def test_each_fault_meets_its_law_in_its_dialects_and_each_variant_every_law() -
     faults = {(t.id, t.dialect, t.law) for t in todo if t.faulty}
     variants = {(t.id, t.dialect, t.law) for t in todo if not t.faulty}
 
-    here = [law.id for law in registry.all() if "cpu" in law.devices]
+    here = [law.id for law in registry.asked() if "cpu" in law.devices]
     assert faults == {(f.id, dialect, f.law) for f in FAULTS for dialect in f.dialects if f.law in here}
     assert variants == {(v.id, d, law) for v in VARIANTS for d in DIALECTS for law in here}
 
