@@ -9,20 +9,17 @@ The JSON names no path, and nothing is ever unpickled. Files may be renamed, bot
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import numpy as np
-import safetensors
 import torch
 from safetensors.numpy import save as tensor_bytes
-from torch import Tensor
 
+from flowref.cases import files
 from flowref.cases.case import LAYOUTS, Case, canonical
+from flowref.cases.files import FileError as CaseFileError
+from flowref.cases.files import damaged
 from flowref.cases.recipe import Recipe
 from flowref.cases.subnets import PROBES, SubnetSpec
 from flowref.spec import BlockSpec, Dialect
@@ -31,14 +28,6 @@ FORMAT = "flowref-case-1"
 KEYS = ("arrays", "format", "id", "layout", "recipe", "spec", "subnet")
 MAX_JSON = 2**20
 MAX_TENSORS = 2**26
-
-
-class CaseFileError(ValueError):
-    """A file that is no case: ``path``, the problem, the remedy."""
-
-    def __init__(self, path: Path, problem: str, remedy: str) -> None:
-        self.path = path
-        super().__init__(f"{path}: {problem}. {remedy}")
 
 
 def save(case: Case, folder: Path | str) -> Path:
@@ -55,8 +44,8 @@ def save(case: Case, folder: Path | str) -> Path:
     }
     path = folder / f"{case.id[:16]}.json"
     numbers = {name: value.contiguous().numpy().astype("<f8") for name, value in arrays.items()}
-    _write(path.with_suffix(".safetensors"), tensor_bytes(numbers))
-    _write(path, canonical(head) + b"\n")  # last: where it is, both are whole
+    files.write(path.with_suffix(".safetensors"), tensor_bytes(numbers))
+    files.write(path, canonical(head) + b"\n")  # last: where it is, both are whole
     return path
 
 
@@ -69,19 +58,19 @@ def load(path: Path | str) -> Case:
     numbers = path.with_suffix(".safetensors")
     spec = _spec(path, head["spec"])
     if head["subnet"] not in tuple(PROBES) or head["layout"] not in LAYOUTS:
-        _damaged(path, f"subnet {head['subnet']!r} or layout {head['layout']!r} is unknown")
+        damaged(path, f"subnet {head['subnet']!r} or layout {head['layout']!r} is unknown")
     subnet = SubnetSpec(head["subnet"], spec.subnet_in, spec.subnet_out, spec.rank)
-    arrays = _arrays(numbers)
+    arrays = {k: torch.from_numpy(v) for k, v in files.arrays(numbers, files.read(numbers, MAX_TENSORS)).items()}
     stated = head["arrays"]
     if stated != [[name, list(arrays[name].shape)] for name, _ in stated if name in arrays] or len(stated) != len(
         arrays
     ):
-        _damaged(path, f"it lists other arrays or shapes than {numbers.name} holds")
+        damaged(path, f"it lists other arrays or shapes than {numbers.name} holds")
     want = _shapes(spec, subnet, arrays["x"].shape[0] if arrays.get("x", torch.tensor(0.0)).ndim else 0)
     got = {name: tuple(value.shape) for name, value in arrays.items()}
     if want != got:
         wrong = sorted(name for name in want | got if want.get(name) != got.get(name))[0]
-        _damaged(numbers, f"{wrong} has the shape {got.get(wrong)}, where its specification needs {want.get(wrong)}")
+        damaged(numbers, f"{wrong} has the shape {got.get(wrong)}, where its specification needs {want.get(wrong)}")
     case = Case(
         spec=spec,
         subnet=subnet,
@@ -93,67 +82,31 @@ def load(path: Path | str) -> Case:
         layout=head["layout"],
     )
     if canonical(case.head) != canonical({name: head[name] for name in case.head}):
-        _damaged(path, "a value of its specification has another type than flowref writes")
+        damaged(path, "a value of its specification has another type than flowref writes")
     if case.id != head["id"]:
-        _damaged(path, f"its content has the hash {case.id[:16]}…, but it states {str(head['id'])[:16]}…")
+        damaged(path, f"its content has the hash {case.id[:16]}…, but it states {str(head['id'])[:16]}…")
     if case.layout == "expanded" and any((v != v[:1]).any() for v in (case.x, *case.c)):
-        _damaged(path, "its layout repeats one sample, but the samples differ")
+        damaged(path, "its layout repeats one sample, but the samples differ")
     object.__setattr__(case, "recipe", _recipe(path, head["recipe"], case))
     return case
 
 
-def _damaged(path: Path, problem: str) -> NoReturn:
-    raise CaseFileError(
-        path, problem, "It was changed after flowref wrote it: fetch both files again, or save the case anew"
-    )
-
-
-def _write(path: Path, content: bytes) -> None:
-    """The whole file or none: written beside, then renamed."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".case-", delete=False) as file:
-        file.write(content)
-    try:
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, path)
-    except OSError:
-        os.unlink(file.name)
-        raise
-
-
-def _read(path: Path, limit: int) -> bytes:
-    """The file's bytes: a plain file of its own folder, of limited size."""
-    if not path.exists():
-        raise CaseFileError(
-            path, "there is no such file", "A case is two files, .json and .safetensors: keep both together"
-        )
-    if path.resolve().parent != path.parent.resolve() or not path.is_file():
-        raise CaseFileError(path, "it is no plain file of its folder", "Copy the file itself there instead of a link")
-    size = path.stat().st_size
-    if size > limit:
-        raise CaseFileError(path, f"it has {size} bytes, a case at most {limit}", "Give a file that flowref wrote")
-    return path.read_bytes()
-
-
 def _head(path: Path) -> dict[str, Any]:
-    text = _read(path, MAX_JSON)
-    try:
-        head = json.loads(text)
-        again = canonical(head) + b"\n"
-    except (ValueError, RecursionError) as error:
-        raise CaseFileError(path, f"it is no JSON ({error})", "Give the .json file that flowref wrote") from None
+    text = files.read(path, MAX_JSON)
+    head = files.parsed(path, text)
     if not isinstance(head, dict) or head.get("format") != FORMAT:
         stated = head.get("format") if isinstance(head, dict) else type(head).__name__
         raise CaseFileError(path, f"its format is {stated!r}, need {FORMAT!r}", "Give a case written by this version")
     if sorted(head) != sorted(KEYS):
         odd = sorted(set(head) ^ set(KEYS))[0]
-        _damaged(path, f"field {odd!r} is {'unknown' if odd in head else 'missing'}: need {', '.join(KEYS)}")
-    if again != text:
-        _damaged(path, "its JSON is written otherwise than flowref writes it")
+        damaged(path, f"field {odd!r} is {'unknown' if odd in head else 'missing'}: need {', '.join(KEYS)}")
+    if canonical(head) + b"\n" != text:
+        damaged(path, "its JSON is written otherwise than flowref writes it")
     pairs = head["arrays"]
     if not isinstance(pairs, list) or not all(
         isinstance(p, list) and len(p) == 2 and isinstance(p[0], str) for p in pairs
     ):
-        _damaged(path, "field 'arrays' is no list of names and shapes")
+        damaged(path, "field 'arrays' is no list of names and shapes")
     return head
 
 
@@ -161,28 +114,11 @@ def _spec(path: Path, value: Any) -> BlockSpec:
     names = {f.name for f in fields(BlockSpec)}
     if not isinstance(value, dict) or set(value) != names:
         odd = sorted(set(value) ^ names)[0] if isinstance(value, dict) else "spec"
-        _damaged(path, f"its specification has a missing or unknown field {odd!r}")
+        damaged(path, f"its specification has a missing or unknown field {odd!r}")
     try:
         return BlockSpec(**{**value, "dialect": Dialect(value["dialect"])})
     except (ValueError, TypeError) as error:
         raise CaseFileError(path, f"its specification is refused ({error})", "Save the case anew") from None
-
-
-def _arrays(path: Path) -> dict[str, Tensor]:
-    """The tensors: float64, finite, in the order of the file's names."""
-    try:
-        entries = safetensors.deserialize(_read(path, MAX_TENSORS))
-    except safetensors.SafetensorError as error:
-        raise CaseFileError(path, f"it is no safetensors file ({error})", "Give the file that flowref wrote") from None
-    found = {}
-    for name, entry in entries:
-        if entry["dtype"] != "F64":
-            _damaged(path, f"{name} is {entry['dtype']}, need F64")
-        numbers = np.frombuffer(entry["data"], "<f8").reshape(entry["shape"])
-        if not np.isfinite(numbers).all():
-            _damaged(path, f"{name} holds a number that is not finite")
-        found[name] = torch.from_numpy(numbers.astype(np.float64))
-    return found
 
 
 def _shapes(spec: BlockSpec, subnet: SubnetSpec, B: int) -> dict[str, tuple[int, ...]]:
@@ -209,5 +145,5 @@ def _recipe(path: Path, value: Any, case: Case) -> Recipe | None:
     spec = case.spec
     sizes = (recipe.B, recipe.C, recipe.S, recipe.conditions, recipe.reflections)
     if sizes != (case.B, spec.C, spec.S, tuple(d[0] for d in spec.dims_c), spec.learned_householder_permutation):
-        _damaged(path, "its recipe has other sizes than its specification")
+        damaged(path, "its recipe has other sizes than its specification")
     return recipe if recipe.case().id == case.id else None

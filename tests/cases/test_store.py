@@ -130,6 +130,7 @@ def test_shapes_that_disagree_with_the_specification_are_refused(path):
 BYTES = {
     "no JSON": (".json", lambda b: b[:-5], "no JSON"),
     "not a number in JSON": (".json", lambda b: b.replace(b"2.0", b"NaN", 1), "no JSON"),
+    "a number past all": (".json", lambda b: b.replace(b"2.0", b"1e999", 1), "no JSON"),
     "a field twice": (".json", lambda b: b.replace(b'{"', b'{"format":"x","', 1), "written otherwise"),
     "too long": (".json", lambda b: b + b" " * MAX_JSON, "at most"),
     "a list": (".json", lambda b: b"[]", "format is 'list'"),
@@ -152,7 +153,7 @@ def test_damaged_bytes_are_refused(path, suffix, change, words):
 def test_a_missing_file_is_named(path):
     path.with_suffix(".safetensors").unlink()
 
-    with pytest.raises(CaseFileError, match="no such file.*keep both together"):
+    with pytest.raises(CaseFileError, match="no such file.*belong together"):
         load(path)
 
 
