@@ -3,12 +3,13 @@
 recipe    Recipe: small numbers -> a legal case          bulk      its large numbers, the same everywhere
 case      Case: spec, state, subnet, inputs, its hash    subnets   probes that record what they were given
 regimes   named facts of a case                          stream    covering rows, and Hypothesis strategies
-store     to a file and back                             provider  Hypothesis without constants of modules
+store     to a file and back; files: what is checked    provider  Hypothesis without constants of modules
 """
 
 from flowref.cases.case import LAYOUTS, Case
+from flowref.cases.files import FileError as CaseFileError
 from flowref.cases.recipe import Recipe
-from flowref.cases.store import CaseFileError, load
+from flowref.cases.store import load
 from flowref.cases.subnets import KINDS, Probe, SubnetSpec
 
 __all__ = ["KINDS", "LAYOUTS", "Case", "CaseFileError", "Probe", "Recipe", "SubnetSpec", "load"]
