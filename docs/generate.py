@@ -72,6 +72,8 @@ def _law(law: Law) -> str:
     elif law.edges:
         lines.append(f"- *{'Edges, and only there' if law.only_edges else 'Edges'}*: {_codes(law.edges)}")
     lines.append(f"- *Judged*: {_judged(law)}")
+    if law.parts:
+        lines.append(f"- *On request only*: `flowref check TARGET --law {law.id}`, in {law.parts:,} parts")
     if law.needs:
         lines.append(f"- *Excused* by `not_claimed`: {_codes(sorted(law.needs))}")
     lines.append(f"- *Broken by*: {_codes(law.broken_by)}")

@@ -123,6 +123,7 @@ def _whole(law: Any) -> str:
     lines = [law.id, f"  {law.statement}.", f"  Formula: {law.formula}"]
     lines += [f"  {key}: {value}" for key, value in law.text.items()]
     lines += [f"  Regimes: {', '.join(law.regimes) or 'none required'}", f"  Broken by: {', '.join(law.broken_by)}"]
+    lines += [f"  On request only: flowref check TARGET --law {law.id}"] * bool(law.parts)
     return "\n".join([*lines, "  Source: {}:{}".format(*law.source), ""])
 
 
