@@ -14,6 +14,7 @@ from flowref.spec import BlockSpec, Dialect
 from flowref.targets.protocol import (
     NOT_CLAIMED,
     SubnetConstructor,
+    TargetError,
     TargetMisbehaved,
     stated_dialect,
     stated_not_claimed,
@@ -24,13 +25,14 @@ ANSWER = "((y,), logdet)"
 OMITTED = object()  # stands for an argument that is not given
 # The constructor's arguments that are plain values; shapes, subnet and dialect are handed over by hand.
 FLAGS = tuple(f.name for f in fields(BlockSpec) if f.name not in ("dims", "dims_c", "dialect"))
+ARGUMENTS = ("dims_in", "dims_c", "subnet_constructor", *FLAGS)
 
 
 class Module:
     """A class or callable ``make(dims_in, dims_c, subnet_constructor, **flags) -> torch.nn.Module`` as a target.
 
     What isn't given here is what ``make`` states in attributes of these names, else anomalib, ieee, nothing.
-    Raises TargetError for a word that is unknown.
+    Raises TargetError for a word that is unknown, and for a constructor that can't take the documented arguments.
     """
 
     def __init__(
@@ -48,12 +50,20 @@ class Module:
         self.precision = stated_precision(self.name, precision or _stated(make, "precision", "ieee"))
         given = _stated(make, "not_claimed", frozenset()) if not_claimed is None else not_claimed
         self.not_claimed = stated_not_claimed(self.name, given, NOT_CLAIMED)
-        self._takes_dialect = _takes(make, "dialect")
+        takes, rest = _parameters(make)
+        missing = [name for name in ARGUMENTS if name not in takes]
+        if missing and not rest:
+            raise TargetError(
+                f"{self.name} takes {', '.join(takes) or 'no argument by name'}: need {', '.join(missing)} as well, "
+                "since all documented arguments are given by name. Add what is missing, or name a function that takes "
+                "all and makes the block."
+            )
+        self._takes_dialect = "dialect" in takes
 
     def build(self, spec: BlockSpec, subnet: SubnetConstructor, dtype: torch.dtype, device: torch.device | str) -> Any:
         """The block, built as a user builds it, under the caller's default dtype and device, then converted.
 
-        All arguments go by keyword; ``dialect`` only to a constructor that has it.
+        All arguments go by keyword; ``dialect`` only to a constructor that has it, or hands it on to a class that has.
         """
         block = self.construct(spec, subnet)
         if not isinstance(block, nn.Module):
@@ -118,11 +128,22 @@ def _stated(make: object, name: str, otherwise: Any) -> Any:
     return otherwise if hasattr(type(value), "__get__") else value
 
 
-def _takes(make: Callable[..., Any], name: str) -> bool:
-    try:
-        return name in inspect.signature(make).parameters
-    except (TypeError, ValueError):  # written in C, or hiding its signature
-        return False
+def _parameters(make: Callable[..., Any]) -> tuple[list[str], bool]:
+    """Names that a constructor takes by keyword, and whether it takes any other.
+
+    A class that takes any other, by ``**flags``, hands them on: what the next class takes is among the names.
+    """
+    own = [vars(one)["__init__"] for one in make.__mro__ if "__init__" in vars(one)] if isinstance(make, type) else []
+    names: list[str] = []
+    for function in (make, *own):
+        try:
+            found = inspect.signature(function).parameters.values()
+        except (TypeError, ValueError):  # written in C, or hiding its signature
+            return names, True
+        names += [p.name for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        if all(p.kind is not p.VAR_KEYWORD for p in found):
+            return names, function is not make
+    return names, True
 
 
 def _as_held(name: str, value: Tensor, held: object) -> Tensor:

@@ -55,7 +55,7 @@ def stored(kind: Callable[[Tensor], Tensor]) -> type[nn.Module]:
 class Answering(nn.Module):
     """A block that answers what it is told to."""
 
-    def __init__(self, answer: object) -> None:
+    def __init__(self, answer: object = None, **flags: object) -> None:
         super().__init__()
         self.answer = answer
 
@@ -170,6 +170,48 @@ def test_the_dialect_goes_to_a_constructor_that_takes_one() -> None:
     spec = Recipe(dialect=Dialect.DOCUMENTED).case().spec
     given = Module(AllInOneBlock).build(spec, nn.Linear, torch.float32, "cpu")
     assert given.dialect is Dialect.DOCUMENTED
+
+
+class HandingOn(AllInOneBlock):
+    def __init__(self, *args: Any, **flags: Any) -> None:
+        super().__init__(*args, **flags)
+
+
+class TakingSome(HandingOn):
+    def __init__(self, dims_in: Any, dims_c: Any = (), **flags: Any) -> None:
+        super().__init__(dims_in, dims_c, **flags)
+
+
+@pytest.mark.parametrize("make", [HandingOn, TakingSome])
+def test_the_dialect_goes_through_a_constructor_that_hands_its_flags_on(make: type[AllInOneBlock]) -> None:
+    spec = Recipe(dialect=Dialect.DOCUMENTED).case().spec
+    assert Module(make).build(spec, nn.Linear, torch.float32, "cpu").dialect is Dialect.DOCUMENTED
+
+
+def test_a_constructor_without_a_documented_argument_is_refused_with_its_name() -> None:
+    def make(dims_in: Any, dims_c: Any, subnet_constructor: Any, affine_clamping: float, gin_block: bool) -> None: ...
+
+    with pytest.raises(TargetError) as refused:
+        Module(make, name="my_flow:make")
+
+    assert str(refused.value) == (
+        "my_flow:make takes dims_in, dims_c, subnet_constructor, affine_clamping, gin_block: need global_affine_init, "
+        "global_affine_type, permute_soft, learned_householder_permutation, reverse_permutation as well, since all "
+        "documented arguments are given by name. Add what is missing, or name a function that "
+        "takes all and makes the block."
+    )
+
+
+def test_what_takes_any_flag_may_deal_with_them_itself() -> None:
+    class Plain(nn.Module):
+        def __init__(self, dims_in: Any, subnet_constructor: Any) -> None:
+            super().__init__()
+
+    class Popping(Plain):
+        def __init__(self, **flags: Any) -> None:
+            super().__init__(flags["dims_in"], flags["subnet_constructor"])
+
+    assert isinstance(Module(Popping).construct(Recipe().case().spec, nn.Linear), Popping)
 
 
 def test_every_argument_goes_by_keyword_and_no_dialect_to_who_takes_none() -> None:

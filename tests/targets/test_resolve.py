@@ -89,7 +89,7 @@ def test_each_file_gets_its_own_neighbours(folder: Path) -> None:
     for name in ("one", "two"):
         (folder / name).mkdir()
         (folder / name / "layers.py").write_text(f"NAME = {name!r}\n")
-        (folder / name / "my_flow.py").write_text("from layers import NAME\ndef make():\n    return NAME\n")
+        (folder / name / "my_flow.py").write_text("from layers import NAME\ndef make(**flags):\n    return NAME\n")
     assert [resolve(f"{name}/my_flow.py:make").make() for name in ("one", "two", "one")] == ["one", "two", "one"]
 
 
