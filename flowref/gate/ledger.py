@@ -24,7 +24,6 @@ from flowref.gate.options import Settings
 # `flowref check` says here, to the controller alone, where evidence goes.
 EVIDENCE = ("FLOWREF_EVIDENCE", "FLOWREF_EVIDENCE_TOKEN")
 LAW_TEST = re.compile(r"properties/test_\w+\.py::test_\w+\[")
-MOST_TIMEOUTS = 3  # then the run ends, as in flowref.gate.watch
 
 
 class Ledger:
@@ -87,7 +86,7 @@ class Ledger:
     def _record(self, record: Record) -> None:
         self.writer.write("record", **record)
         self.timeouts += record.get("timeouts", 0)
-        if self.timeouts >= MOST_TIMEOUTS or record["status"] in ("tampered", "unusable"):
+        if self.timeouts >= verdict.MOST_TIMEOUTS or record["status"] in ("tampered", "unusable"):
             self._stop(f"{record['status']}: {record['law']}")
 
     def _stop(self, why: str) -> None:

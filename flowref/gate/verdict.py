@@ -19,6 +19,7 @@ from flowref.gate.evidence import Evidence, Record
 from flowref.gate.findings import findings
 
 HELD, BROKEN, INTERRUPTED, INTERNAL, UNUSABLE, NO_EVIDENCE = range(6)
+MOST_TIMEOUTS = 3  # then a run ends
 
 # What a record's status may be.
 GOOD = ("held", "known")
@@ -73,14 +74,23 @@ def _judged(evidence: Evidence) -> Verdict:
     mute = [target for target in targets if never_answered([r for r in records if r["target"] == target])]
     bad = [record for record in records if record["status"] in BAD and record["target"] not in mute]
     if bad:
-        return Verdict(BROKEN, _bad(bad, records))
+        return Verdict(BROKEN, _bad(bad, records) + _stopped(evidence))
     if mute:
-        return Verdict(NO_EVIDENCE, f"No evidence: {mute[0]} never answered: each pass raised or took too long.")
+        text = f"No evidence: {mute[0]} never answered: each pass raised or took too long."
+        return Verdict(NO_EVIDENCE, text + _stopped(evidence))
     missing = evidence.missing()
     if missing or not evidence.ended:
         return Verdict(INTERNAL, f"No verdict: evidence is incomplete, {len(missing)} of {len(evidence.plan)} missing.")
     asked = (evidence.header or {}).get("laws") or ()
     return _unproven(records) or Verdict(HELD, _held(records, asked))
+
+
+def _stopped(evidence: Evidence) -> str:
+    """Says that a run ended before all was judged: by -x, or as too many calls took too long."""
+    missing, planned = len(evidence.missing()), len(evidence.plan)
+    late = sum(record.get("timeouts", 0) for record in evidence.records) >= MOST_TIMEOUTS
+    where = f"after {MOST_TIMEOUTS} calls that took too long" if late else "at the first broken law"
+    return f" Stopped {where}: {missing} of {planned} items were not judged." if missing else ""
 
 
 def never_answered(records: list[Record]) -> bool:

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from flowref.gate.verdict import MOST_TIMEOUTS
+
 # What the gate's own work may take between two calls of the target: reference values and bounds of a large case.
 OWN_WORK = 30.0
 
@@ -25,9 +27,6 @@ class CallTimeout(BaseException):
 
 class TargetInterrupted(Exception):
     """The target raised KeyboardInterrupt though nobody pressed Ctrl-C."""
-
-
-MOST_TIMEOUTS = 3  # then the run ends
 
 
 class Watch:

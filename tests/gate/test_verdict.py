@@ -29,7 +29,12 @@ CASES = {
     "held, failed as known": (evidence(record("known")), 0, "and 1 more fail only where that is known."),
     "broken": (evidence(record("broken")), 1, "Broken: 1 finding (inverse.one), in 1 of 1 laws judged"),
     "gone": (evidence(record("gone")), 1, "Gone: inverse.one holds where it was known to fail"),
-    "broken, and stopped there": (evidence(record("broken"), plan=("one", "two")), 1, "Broken"),
+    "broken, and stopped there": (
+        evidence(record("broken"), plan=("one", "two")), 1, "Stopped at the first broken law: 1 of 2 items were not",
+    ),
+    "broken, and too late too often": (
+        evidence(record("broken", timeouts=3), plan=("one", "two")), 1, "Stopped after 3 calls that took too long",
+    ),
     "broken by raising, but it answered elsewhere": (
         evidence(record("raised-always", answers=0), record(id="two"), plan=("one", "two")), 1, "Broken",
     ),
