@@ -1,108 +1,138 @@
-"""How near a plain float32 block comes to its bound, and how often a comparison can't be decided.
+"""How near the reference and a plain float32 block come to their bounds, over many cases; none may pass them.
 
-    python -m flowref.faults.sharpness
+    python -m flowref.faults.sharpness --cases 10000
 
-Prints a table for docs/bounds.md: by quantity and size class (C·N <= 64, <= 4096, above), the median over cases of
-the largest error ÷ bound, the largest seen, and the share of comparisons that could not be decided.
+Each case is drawn by its number (`flowref.faults.compare`), and run in both directions: the float64 reference against
+exact arithmetic, the plain float32 block against the reference. Prints two tables for docs/bounds.md: by quantity and
+size class (C·N <= 64, <= 4096, above) the median over comparisons of the largest error ÷ bound, the largest of all, and
+how many could not be decided. The worst cases known so far (`flowref.faults.worst`) are run first. Exit code 1, and the
+case to paste, where an error is over its bound.
+
+    python -m flowref.faults.sharpness --search 600
+
+looks for worse ones, so many seconds long (`flowref.faults.ascent`), and prints what it found, to be pasted there.
 """
 
 from __future__ import annotations
 
+import argparse
 import math
 import statistics
+import sys
+import time
 from collections import defaultdict
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import torch
 
-from flowref.cases import Recipe, stream
-from flowref.faults.plain import PlainBlock
-from flowref.laws.logdet import scale_of
-from flowref.laws.run import Meter, Run
-from flowref.spec import Dialect
-from flowref.targets.module import Module
+from flowref.cases import Case
+from flowref.faults.ascent import Worst, search
+from flowref.faults.compare import COMPARE, QUANTITIES, TITLES, Compared, drawn
+from flowref.faults.worst import WORST
 
-CLASSES = (64, 4096, math.inf)
-QUANTITIES = ("y", "log-det", "round trip", "gradient by x, c", "by s, o", "by the subnet", "by reflections")
+CLASSES = (64, 4096, math.inf)  # of C·N
 
 
-def measure(precision: str = "float32", rounds: int = 3) -> dict[tuple[str, int], list[tuple[float, bool]]]:
-    """(quantity, size class) -> a (ratio, decided) for each comparison."""
+@dataclass
+class Table:
+    """What was found, by quantity and size class."""
+
+    against: str
+    cases: int = 0
+    found: dict[tuple[str, int], list[tuple[float, bool]]] = field(default_factory=lambda: defaultdict(list))
+    worst: dict[tuple[str, bool], Worst] = field(default_factory=dict)
+    over: list[Worst] = field(default_factory=list)
+
+    def add(self, case: Case, rev: bool, compared: Compared) -> None:
+        """One comparison. The largest of each quantity and direction is kept, and every one over its bound."""
+        quantity, recipe = compared.quantity, case.recipe
+        size = next(i for i, top in enumerate(CLASSES) if case.spec.C * case.spec.N <= top)
+        if compared.scale:  # a gradient that is 0 because nothing depends is held, but says nothing
+            self.found[quantity, size].append(compared.sharp)
+        assert recipe is not None
+        one = Worst(self.against, quantity, rev, compared.largest, recipe)
+        self.worst[quantity, rev] = max(self.worst.get((quantity, rev), one), one, key=lambda one: one.ratio)
+        if not one.ratio <= 1:
+            self.over.append(one)
+
+    def lines(self) -> list[str]:
+        """The table, in Markdown."""
+        lines = [
+            f"| {TITLES[self.against]}, {self.cases:,} cases | C·N ≤ 64 | ≤ 4,096 | above | largest | undecided |",
+            "| --- | --- | --- | --- | --- | --- |",
+        ]
+        for quantity in QUANTITIES:
+            every = [one for size in range(len(CLASSES)) for one in self.found.get((quantity, size), [])]
+            cells = []
+            for size in range(len(CLASSES)):
+                ratios = [ratio for ratio, decided in self.found.get((quantity, size), []) if decided and ratio > 0]
+                cells.append(f"1/{1 / statistics.median(ratios):.0f}" if ratios else "–")
+            largest = max((ratio for ratio, decided in every if decided), default=0.0)
+            undecided = 100 * sum(not decided for _, decided in every) / max(1, len(every))
+            lines.append(f"| {quantity} | {' | '.join(cells)} | {largest:.2f} | {undecided:.1f}% of {len(every):,} |")
+        return lines
+
+
+def measure(against: str, cases: int, *, first: int = 0, say: Callable[[str], None] = lambda text: None) -> Table:
+    """Run so many cases in both directions, from number `first` on."""
+    table, start, said = Table(against), time.monotonic(), time.monotonic()
+    for number in range(first, first + cases):
+        recipe = drawn(number, 24 if against == "reference" or number % 2 else 53)
+        case = recipe.case()
+        for rev in (False, True):
+            with torch.no_grad() if against == "exact" else torch.enable_grad():
+                for compared in COMPARE[against](case, rev):
+                    table.add(case, rev, compared)
+        table.cases += 1
+        if time.monotonic() - said > 10:
+            said = time.monotonic()
+            ratio = max(one.ratio for one in table.worst.values())
+            say(f"{TITLES[against]}: {table.cases:,} of {cases:,} cases, {table.cases / (said - start):.1f} a second, "
+                f"largest {ratio:.4f}")  # fmt: skip
+    return table
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; see the module's text."""
+    parser = argparse.ArgumentParser(prog="python -m flowref.faults.sharpness", description=__doc__.split("\n")[0])
+    parser.add_argument("--cases", type=int, default=1000, help="how many cases, each in both directions (1000)")
+    parser.add_argument("--first", type=int, default=0, help="number of the first case (0)")
+    parser.add_argument("--against", choices=TITLES, help="only this table")
+    parser.add_argument("--search", type=float, metavar="SECONDS", help="look for worse cases in place of the tables")
+    options = parser.parse_args(argv)
     torch.set_num_threads(1)
-    found: dict[tuple[str, int], list[tuple[float, bool]]] = defaultdict(list)
-    for dialect in Dialect:
-        target = Module(PlainBlock, dialect=dialect)
-        for turn in range(rounds):
-            for recipe in stream.rows("ci", dialect):
-                for direction in ("forward", "reverse"):
-                    _compare(
-                        Run(replace(recipe, seed=recipe.seed + 5000 * turn).case(), target, precision, direction), found
-                    )
-            for recipe in _large(dialect, turn):
-                _compare(Run(recipe.case(), target, precision, "forward"), found)
-    return found
+    chosen, say = [options.against] if options.against else list(TITLES), lambda text: print(text, file=sys.stderr)
+    if options.search:
+        found = []
+        for one in search(options.search, starts=WORST, first=options.first, against=chosen):
+            print(f"{one!r},", flush=True)
+            found.append(one)
+        return _verdict([one for one in found if not one.ratio <= 1], say)
+
+    over = [one for one in kept(chosen, say) if not one.ratio <= 1]
+    for against in chosen:
+        table = measure(against, options.cases, first=options.first, say=say)
+        print("\n".join(table.lines()), flush=True)
+        over += table.over
+        for one in sorted(table.worst.values(), key=lambda one: one.ratio):
+            say(f"{one!r},")
+    return _verdict(over, say)
 
 
-def _large(dialect: Dialect, turn: int) -> list[Recipe]:
-    """Sizes above what a gate's rows hold."""
-    return [
-        Recipe(C=C, S=S, B=1, subnet=subnet, soft=soft, seed=seed + 100 * turn, dialect=dialect)
-        for seed, (C, S, subnet, soft) in enumerate(
-            [
-                (64, (12, 12), "network", True),
-                (128, (8, 8), "linear", False),
-                (32, (16, 16), "linear", True),
-                (8, (32, 32), "convolutional", True),
-                (256, (5, 5), "network", True),
-                (4, (2048,), "network", False),
-            ]
-        )
-    ]
+def kept(chosen: list[str], say: Callable[[str], None] = lambda text: None) -> list[Worst]:
+    """The worst cases known so far, with the ratios that they have now."""
+    now = [replace(one, ratio=one.measure()) for one in WORST if one.against in chosen]
+    if now:
+        say(f"{len(now)} worst cases known so far: largest {max(one.ratio for one in now):.6f}")
+    return now
 
 
-def _compare(run: Run, found: dict[tuple[str, int], list[tuple[float, bool]]]) -> None:
-    spec = run.spec
-    size = next(i for i, top in enumerate(CLASSES) if spec.C * spec.N <= top)
-
-    def one(quantity: str, compare: object) -> None:
-        run.meter = Meter()
-        compare()  # type: ignore[operator]
-        found[quantity, size].append((run.meter.ratio, run.meter.undecided == 0))
-
-    one("y", lambda: run.near(run.want.out, run.answer.y, "y"))
-    if not spec.gin_block:
-        one("log-det", lambda: run.near(run.want.logdet, run.answer.logdet, "log-det", scale=scale_of(run)))
-    back = run.go(run.answer.y.detach(), rev=not run.rev)
-    one("round trip", lambda: run.near(run.wanted.trip(run.rev).out, back.y, "x"))
-    want, got = run.wanted.gradients(run.rev, "both"), run.gradients("both")
-    for name, value in want.items():
-        if name == "global_scale" and spec.gin_block:
-            continue
-        quantity = QUANTITIES[3] if name in ("x", "c0", "c1", "c2") else QUANTITIES[5]
-        quantity = QUANTITIES[4] if name.startswith("global") else quantity
-        quantity = QUANTITIES[6] if name == "vk_householder" else quantity
-        one(quantity, lambda value=value, name=name: run.near(value, got[name], name))
-
-
-def table(precision: str = "float32") -> list[str]:
-    """The table, in Markdown."""
-    found = measure(precision)
-    lines = [
-        f"| {precision}, plain block | C·N ≤ 64 | ≤ 4,096 | above | largest | undecided |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for quantity in QUANTITIES:
-        medians, every = [], []
-        for size in range(len(CLASSES)):
-            here = found.get((quantity, size), [])
-            ratios = [ratio for ratio, decided in here if decided and ratio > 0]
-            medians.append(f"1/{1 / statistics.median(ratios):.0f}" if ratios else "–")
-            every += here
-        largest = max((ratio for ratio, decided in every if decided), default=0.0)
-        undecided = 100 * sum(not decided for _, decided in every) / max(1, len(every))
-        lines.append(f"| {quantity} | {' | '.join(medians)} | {largest:.2f} | {undecided:.1f}% of {len(every):,} |")
-    return lines
+def _verdict(over: list[Worst], say: Callable[[str], None]) -> int:
+    for one in over:
+        say(f"{one.ratio:.6g} × the bound: {one!r}")
+    return 1 if over else 0
 
 
 if __name__ == "__main__":
-    print("\n".join(table()))
+    sys.exit(main())
