@@ -98,8 +98,8 @@ FAULTS: tuple[Fault, ...] = (
     fault(
         "clamp-leaves-a-gap",
         "clamp.exhaustive-half",
-        "two branches of a tanh do not meet: from 9 to 9.1 neither is taken",
-        (TANH, "T = torch.where((k.abs() >= 9) & (k.abs() < 9.1), 0, torch.tanh(k))"),
+        "two branches of a tanh do not meet: from 9 to 9 + 2⁻¹⁶ neither is taken",
+        (TANH, "T = torch.where((k.abs() >= 9) & (k.abs() < 9 + 2**-16), 0, torch.tanh(k))"),
     ),
     fault(
         "clamp-wrong-at-one-coefficient",

@@ -210,7 +210,7 @@ SPECIAL: dict[str, Callable[[Any], Any]] = {
     "tanh-loses-digits-near-0": clamped(1e-5),
     "clamp-flushes-small-coefficients": clamped(1e-6),
     "clamp-through-exp-overflows": clamped(100.0),
-    "clamp-leaves-a-gap": clamped(9.05),
+    "clamp-leaves-a-gap": clamped(9.0),
     "clamp-wrong-at-one-coefficient": clamped(0.7853982),
     "forward-drops-offset-after-reverse": after_reverse,
     "scale-and-offset-share-their-storage": scale_after_a_change_of_the_offset,
