@@ -188,6 +188,14 @@ def test_reverse_permutation_by_hand(dialect, y, seen):
     assert close(seen, subnet.seen[0])
 
 
+def test_the_stored_inverse_is_what_reverse_applies():
+    """docs/block.md: W⁻¹ means w_perm_inv. Here it halves, which no loader would take."""
+    state = {"w_perm": np.eye(2), "w_perm_inv": np.eye(2) / 2}
+    one = block("anomalib", 2, (), answers(0, 0), state=state, global_affine_type="EXP")
+
+    assert close(["3", "4"], one.reverse([[6.0, 8.0]]).out)
+
+
 # H along (1, 0): diag(−1, 1); along (2, 2): ((0, −1), (−1, 0)). H₁H₂ = ((0, 1), (−1, 0)); W₀ exchanges.
 @pytest.mark.parametrize(
     ("dialect", "W"), [("anomalib", [-1, 0, 0, 1]), ("freia-main", [-1, 0, 0, 1]), ("documented", [1, 0, 0, -1])]

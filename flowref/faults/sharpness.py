@@ -21,15 +21,16 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 
-from flowref.cases import Case
+from flowref.cases import Case, Recipe, stream
 from flowref.faults.ascent import Worst, search
 from flowref.faults.compare import COMPARE, QUANTITIES, TITLES, Compared, drawn
 from flowref.faults.worst import WORST
+from flowref.spec import Dialect
 
 CLASSES = (64, 4096, math.inf)  # of C·N
 
@@ -74,11 +75,21 @@ class Table:
         return lines
 
 
-def measure(against: str, cases: int, *, first: int = 0, say: Callable[[str], None] = lambda text: None) -> Table:
-    """Run so many cases in both directions, from number `first` on."""
+def drawn_cases(against: str, cases: int, first: int = 0) -> list[Recipe]:
+    """The cases of these numbers, with as many bits as float32 has or, every other one for float64, as float64 has."""
+    return [drawn(n, 24 if against == "reference" or n % 2 else 53) for n in range(first, first + cases)]
+
+
+def gate_rows(cases: int, first: int = 0) -> list[Recipe]:
+    """The explicit rows of the gate's `ci` in each dialect, again and again with other seeds."""
+    rows = [row for dialect in Dialect for row in stream.rows("ci", dialect)]
+    return [replace(rows[n % len(rows)], seed=n) for n in range(first, first + cases)]
+
+
+def measure(against: str, recipes: Sequence[Recipe], say: Callable[[str], None] = lambda text: None) -> Table:
+    """Run these cases in both directions."""
     table, start, said = Table(against), time.monotonic(), time.monotonic()
-    for number in range(first, first + cases):
-        recipe = drawn(number, 24 if against == "reference" or number % 2 else 53)
+    for recipe in recipes:
         case = recipe.case()
         for rev in (False, True):
             with torch.no_grad() if against == "exact" else torch.enable_grad():
@@ -88,8 +99,8 @@ def measure(against: str, cases: int, *, first: int = 0, say: Callable[[str], No
         if time.monotonic() - said > 10:
             said = time.monotonic()
             ratio = max(one.ratio for one in table.worst.values())
-            say(f"{TITLES[against]}: {table.cases:,} of {cases:,} cases, {table.cases / (said - start):.1f} a second, "
-                f"largest {ratio:.4f}")  # fmt: skip
+            say(f"{TITLES[against]}: {table.cases:,} of {len(recipes):,} cases, "
+                f"{table.cases / (said - start):.1f} a second, largest {ratio:.4f}")  # fmt: skip
     return table
 
 
@@ -99,6 +110,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--cases", type=int, default=1000, help="how many cases, each in both directions (1000)")
     parser.add_argument("--first", type=int, default=0, help="number of the first case (0)")
     parser.add_argument("--against", choices=TITLES, help="only this table")
+    parser.add_argument("--rows", action="store_true", help="the gate's own rows in place of drawn cases")
     parser.add_argument("--search", type=float, metavar="SECONDS", help="look for worse cases in place of the tables")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -112,7 +124,8 @@ def main(argv: list[str] | None = None) -> int:
 
     over = [one for one in kept(chosen, say) if not one.ratio <= 1]
     for against in chosen:
-        table = measure(against, options.cases, first=options.first, say=say)
+        many = options.cases, options.first
+        table = measure(against, gate_rows(*many) if options.rows else drawn_cases(against, *many), say)
         print("\n".join(table.lines()), flush=True)
         over += table.over
         for one in sorted(table.worst.values(), key=lambda one: one.ratio):

@@ -25,7 +25,7 @@ def test_the_worst_cases_known_so_far_stay_within_their_bounds(worst: Worst) -> 
 @pytest.mark.parametrize(("against", "cases"), [("exact", 25), ("reference", 35)])
 def test_a_sample_stays_within_its_bounds(against: str, cases: int) -> None:
     """`python -m flowref.faults.sharpness --cases 10000` does it for many."""
-    table = sharpness.measure(against, cases, first=20_000)
+    table = sharpness.measure(against, sharpness.drawn_cases(against, cases, first=20_000))
 
     assert table.over == []
     assert {quantity for quantity, _ in table.found} == set(QUANTITIES)
