@@ -127,6 +127,63 @@ def _whole(law: Any) -> str:
     return "\n".join([*lines, "  Source: {}:{}".format(*law.source), ""])
 
 
+golden_app = typer.Typer(no_args_is_help=True, help="Vectors that are right to the last bit, for any language.")
+app.add_typer(golden_app, name="golden")
+
+
+@golden_app.command("generate")
+def golden_generate(
+    out: Annotated[str, typer.Option("--out", metavar="DIR", help="the folder to write")],
+    spec: Annotated[str | None, typer.Option("--spec", metavar="FILE", help="specs of your own, TOML or JSON")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="write over vectors that are there and differ")] = False,
+    workers: Annotated[str, typer.Option("-n", metavar="auto|N", help="processes that compute")] = "auto",
+) -> None:
+    """Write the vectors of golden/v1, the same bytes everywhere; or, with --spec, those of your own specs."""
+    from rich.console import Console
+
+    from flowref.golden import commands
+
+    raise typer.Exit(commands.generate(out, spec, replace, _workers(workers), Console(emoji=False)))
+
+
+@golden_app.command("verify")
+def golden_verify(
+    target: Annotated[str, typer.Argument(help=OPTIONS["--target"].help)] = DEFAULT_TARGET,
+    dialect: Annotated[str | None, _option("--dialect")] = None,
+    skip: Annotated[
+        list[str] | None, typer.Option("--skip", metavar="FLAG", help="leave out vectors of a flag")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="where the target runs: cpu or cuda")] = "cpu",
+    folder: Annotated[str | None, typer.Option("--dir", metavar="DIR", help="vectors of your own")] = None,
+    files: Annotated[bool, typer.Option("--files", help="check the files instead of a target")] = False,
+    sample: Annotated[int, typer.Option("--sample", min=0, help="with --files: how many to compute again")] = 16,
+) -> None:
+    """Judge a target by the vectors, flag by flag. Exit codes: 0 held, 1 broken, 4 can't be used, 5 no evidence."""
+    from rich.console import Console
+
+    from flowref.golden import commands
+
+    console = Console(emoji=False)
+    raise typer.Exit(
+        commands.check_files(folder, sample, console)
+        if files
+        else commands.verify(target, dialect, skip or [], folder, device, console)
+    )
+
+
+@golden_app.command("add")
+def golden_add(
+    case: Annotated[str, typer.Argument(help="A saved case: its .json file, beside its .safetensors.")],
+    to: Annotated[str, typer.Option("--to", metavar="DIR", help="the folder of vectors, made if need be")],
+) -> None:
+    """Turn a saved case, such as a shrunk counterexample, into a vector."""
+    from rich.console import Console
+
+    from flowref.golden import commands
+
+    raise typer.Exit(commands.add(case, to, Console(emoji=False)))
+
+
 def main() -> None:
     """The script `flowref`. What can't be used ends with 4, in pytest's numbering, and a message."""
     try:

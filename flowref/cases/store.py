@@ -66,7 +66,7 @@ def load(path: Path | str) -> Case:
         arrays
     ):
         damaged(path, f"it lists other arrays or shapes than {numbers.name} holds")
-    want = _shapes(spec, subnet, arrays["x"].shape[0] if arrays.get("x", torch.tensor(0.0)).ndim else 0)
+    want = shapes_of(spec, subnet, arrays["x"].shape[0] if arrays.get("x", torch.tensor(0.0)).ndim else 0)
     got = {name: tuple(value.shape) for name, value in arrays.items()}
     if want != got:
         wrong = sorted(name for name in want | got if want.get(name) != got.get(name))[0]
@@ -121,7 +121,7 @@ def _spec(path: Path, value: Any) -> BlockSpec:
         raise CaseFileError(path, f"its specification is refused ({error})", "Save the case anew") from None
 
 
-def _shapes(spec: BlockSpec, subnet: SubnetSpec, B: int) -> dict[str, tuple[int, ...]]:
+def shapes_of(spec: BlockSpec, subnet: SubnetSpec, B: int) -> dict[str, tuple[int, ...]]:
     """The arrays that a case of this specification has."""
     C, ones, n = spec.C, (1,) * spec.rank, spec.learned_householder_permutation
     shapes = {"x": (B, *spec.dims), "gy": (B, *spec.dims), "gj": (B,)}
