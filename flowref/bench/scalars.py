@@ -200,9 +200,9 @@ def compare(scalar: Scalar, x: Tensor, worst: dict[str, Worst]) -> int:
     return len(x)
 
 
-def off(scalar: Scalar, x: Sequence[float]) -> float:
+def off(scalar: Scalar, x: Sequence[float], device: str = "cpu") -> float:
     """The float64 route's largest error against mpmath at x, in ulps of float32. Results below tiny don't count."""
-    got = scalar.exact(torch.tensor(x, dtype=torch.float64)).tolist()
+    got = scalar.exact(torch.tensor(x, dtype=torch.float64, device=device)).tolist()
     want = [scalar.digits(CTX.mpf(v)) for v in x]
     errors = [float(abs(g - w) / abs(w)) / ULP for g, w in zip(got, want, strict=True) if abs(w) >= TINY]
     return max(errors, default=0.0)
@@ -224,7 +224,7 @@ def measure(
             done = min(1.0, (k + 1) * step / len(patterns))
             left = (told - begin) * (1 / done - 1)
             tell(f"{scalar.name}: {done:.0%} of all arguments after {told - begin:.0f} s, about {left:.0f} s left")
-    _hold_route(scalar, [one.at for one in worst.values()], patterns)
+    _hold_route(scalar, device, [one.at for one in worst.values()], patterns)
     paths = {
         name: {
             "ulps": round(one.ulps, 6),
@@ -238,12 +238,12 @@ def measure(
     return {"arguments": count, "paths": paths, "seconds": round(time.monotonic() - begin)}
 
 
-def _hold_route(scalar: Scalar, at: list[float], patterns: range) -> None:
+def _hold_route(scalar: Scalar, device: str, at: list[float], patterns: range) -> None:
     """At the worst arguments and at a sample."""
     (some,) = arguments("cpu", patterns[:: max(1, len(patterns) // SAMPLE)], len(patterns))
     some = some[some.isfinite() & (some > scalar.least)].double()
     some = some[abs(scalar.exact(some)) <= MAX]
-    found = off(scalar, [x for x in at if x > scalar.least] + some.tolist())
+    found = off(scalar, [x for x in at if x > scalar.least] + some.tolist(), device)
     if not found <= EXACT_TO:
         raise ArithmeticError(
             f"{scalar.name} in float64 is {found:.3g} ulps of float32 off, need {EXACT_TO:.3g}: its figures would be "
