@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import sys
 from collections.abc import Iterable
@@ -78,7 +79,7 @@ class Finished:
         words = [torch.__config__.show(), sys.version, platform.machine(), platform.processor(), device]
         words += [item.target, str(target.dialect), target.precision]
         digest = hashlib.sha256("\n".join(words).encode())
-        files = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
-        for path in sorted(Path(file) for file in files if file):
-            digest.update(path.read_bytes() if path.is_file() else b"")
+        files = {getattr(module, "__file__", None) or "" for module in list(sys.modules.values())}
+        for file in sorted(files):
+            digest.update(Path(file).read_bytes() if os.path.isfile(file) else b"")
         return digest.hexdigest()
