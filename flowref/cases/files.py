@@ -14,6 +14,7 @@ import json
 import math
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,6 +22,7 @@ import numpy as np
 import safetensors
 from numpy.typing import NDArray
 
+MAX_DEPTH = 16
 WRITTEN = "Give a file that flowref wrote"
 CHANGED = "It was changed after flowref wrote it: fetch its files again, or write them anew"
 
@@ -66,9 +68,19 @@ def read(path: Path, limit: int) -> bytes:
 def parsed(path: Path, text: bytes) -> Any:
     """The value that a JSON text stands for; numbers are finite. Raises FileError."""
     try:
-        return json.loads(text, parse_constant=_finite, parse_float=_finite)
+        value = json.loads(text, parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise FileError(path, f"it is no JSON ({error})", WRITTEN) from None
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [v for one in level if isinstance(one, (dict, list)) for v in _inside(one)]
+    if level:
+        raise FileError(path, f"its JSON is nested more than {MAX_DEPTH} deep", WRITTEN)
+    return value
+
+
+def _inside(one: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return one.values() if isinstance(one, dict) else one
 
 
 def _finite(word: str) -> float:

@@ -117,7 +117,7 @@ def _spec(path: Path, value: Any) -> BlockSpec:
         damaged(path, f"its specification has a missing or unknown field {odd!r}")
     try:
         return BlockSpec(**{**value, "dialect": Dialect(value["dialect"])})
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise CaseFileError(path, f"its specification is refused ({error})", "Save the case anew") from None
 
 
@@ -140,7 +140,7 @@ def _recipe(path: Path, value: Any, case: Case) -> Recipe | None:
         return None
     try:
         recipe = Recipe(**value)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise CaseFileError(path, f"its recipe is refused ({error})", "Save the case anew") from None
     spec = case.spec
     sizes = (recipe.B, recipe.C, recipe.S, recipe.conditions, recipe.reflections)

@@ -50,7 +50,9 @@ def _content(path: Path) -> dict[str, Any]:
 
 def _listed(given: Any) -> list[Listed]:
     if not isinstance(given, dict):
-        raise TypeError(f"it is a {type(given).__name__}: need a table of the constructor's arguments.")
+        raise TypeError(
+            f"it is no table (but of type {type(given).__name__}): need one of the constructor's arguments."
+        )
     for name in given:
         if name not in FIELDS:
             near = get_close_matches(name, FIELDS, n=1)

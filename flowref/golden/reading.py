@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from flowref.cases import Case, files
+from flowref.cases.case import canonical
 from flowref.cases.files import FileError, damaged
 from flowref.cases.store import shapes_of
 from flowref.golden.answers import shapes
@@ -29,7 +30,7 @@ from flowref.spec import BlockSpec
 Array = NDArray[np.float64]
 PACKAGED = Path(__file__).parent / "v1"
 FOLDER = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[2] / "golden" / "v1"
-MAX_MANIFEST, MAX_ARRAYS = 2**22, 2**25
+MAX_MANIFEST, MAX_ARRAYS, MAX_VECTORS = 2**21, 2**25, 2048
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,9 @@ def _manifest(path: Path) -> dict[str, Any]:
         newer = isinstance(stated, str) and stated.startswith(FORMAT.rpartition("-")[0])
         remedy = "Update flowref, or take the vectors of this version" if newer else "Give a set that flowref wrote"
         raise FileError(path, f"its format is {stated!r}, need {FORMAT!r}", remedy)
-    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(SCHEMA).iter_errors(manifest))
+    if isinstance(vectors := manifest.get("vectors"), list) and len(vectors) > MAX_VECTORS:
+        damaged(path, f"it lists {len(vectors)} vectors, where at most {MAX_VECTORS} are read")
+    error = next(jsonschema.Draft202012Validator(SCHEMA).iter_errors(manifest), None)
     if error is not None:
         place = "".join(f"[{part!r}]" for part in error.absolute_path)
         damaged(path, f"its schema doesn't allow {place or 'it'}: {error.message[:200]}")
@@ -128,7 +131,7 @@ def _vector(path: Path, entry: dict[str, Any], arrays: dict[str, Array]) -> Vect
     id = entry["id"]
     try:
         spec = BlockSpec(**entry["spec"])
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise FileError(path, f"the spec of vector {id} is refused ({error})", "Write the set anew") from None
     if f"{spec.dialect}.safetensors" != entry["file"]:
         damaged(path, f"vector {id} is of the dialect {spec.dialect}, and lies in {entry['file']}")
@@ -139,6 +142,8 @@ def _vector(path: Path, entry: dict[str, Any], arrays: dict[str, Array]) -> Vect
     if sum(v.size for v in given.values()) > MAX_NUMBERS:
         damaged(path, f"vector {id} gives more than {MAX_NUMBERS} numbers")
     case = _case(spec, entry["subnet"], {name: torch.from_numpy(v) for name, v in given.items()})
+    if canonical(case.head["spec"]) != canonical(entry["spec"]):
+        damaged(path, f"a value in the spec of vector {id} has another type than flowref writes")
     if case.id[:16] != id:
         damaged(path, f"what vector {id} gives has the hash {case.id[:16]}")
     wanted: dict[str, tuple[int, ...]] = {}
