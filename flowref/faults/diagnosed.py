@@ -79,7 +79,7 @@ def diagnosed(ids: Sequence[str]) -> Iterator[tuple[str, list[Finding]]]:
             targets=(name,), dialect=fault.dialects[0], profile="smoke", device="cpu", precisions=("float32",)
         )
         judges[id] = Judge(settings[id])
-    for law in registry.all():
+    for law in registry.asked():
         for id in ids:
             records[id] += [judges[id].judge(item) for item in items(settings[id], [law])]
     for id in ids:
