@@ -467,7 +467,7 @@ def _neighbours(run: Run) -> Iterator[tuple[str, Callable[[], Any]]]:
     construct = lambda **changed: lambda: run.target.construct(run.spec, _no_subnet, **changed)  # noqa: E731
     yield "whole numbers for α and g", construct(affine_clamping=3, global_affine_init=2)
     yield "SIGMOID g=9.99", construct(global_affine_type="SIGMOID", global_affine_init=9.99)
-    yield "EXP g=1e-30", construct(global_affine_type="EXP", global_affine_init=1e-30)
+    yield "EXP g=2**-100", construct(global_affine_type="EXP", global_affine_init=2.0**-100)
     # Soft: reflections of a hard permutation are an edge, and shape's own finding.
     yield "more reflections", construct(permute_soft=True, learned_householder_permutation=run.spec.C + 2)
     block, (x, c) = run.block, run.inputs

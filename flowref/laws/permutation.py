@@ -14,7 +14,7 @@ from flowref.laws.run import Run, seed_everything
 # A new block of which W can be read: σ = 1, o = 0, no coupling.
 BARE = {"subnet": "zero", "affine": "EXP", "scale": "one", "offset": "zero", "gin": False}
 NEW = {**BARE, "g": 1.0, "S": (), "conditions": (), "reverse_permutation": False, "layout": "contiguous", "B": 1}
-FALSE_ALARM = 1e-9  # probability that a right generator fails one statistical law, for the seeds that are run
+FALSE_ALARM = 1 / 10**9  # probability that a right generator fails one statistical law, for the seeds that are run
 
 
 def _new(run: Run, seed: int = 0) -> tuple[object, Tensor]:
