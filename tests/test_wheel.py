@@ -111,3 +111,11 @@ def test_the_wheel_names_a_planted_sign_error(installed: Path, tmp_path: Path) -
     assert done.returncode == 1, done.stdout
     assert "BROKEN inverse.log-dets-cancel" in done.stdout
     assert "BROKEN logdet.equals-reference" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_wheel_carries_the_goldens(installed: Path, tmp_path: Path) -> None:
+    done = run([str(installed), "golden", "verify", "--files", "--sample", "2"], tmp_path)
+
+    assert (done.returncode, done.stdout.split(":")[0][-17:]) == (0, "flowref/golden/v1"), done.stdout + done.stderr
+    assert "2 of them computed again: the same bits." in done.stdout

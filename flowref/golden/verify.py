@@ -6,6 +6,7 @@ against_rules    hashes, schema, counts, names, shapes; and a sample computed ag
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -24,6 +25,7 @@ from flowref.laws.run import LawBroken, Run, TargetRaised
 from flowref.targets.protocol import Target
 
 PRECISIONS = ("float32", "float64")
+SHOWN = 5  # kinds of failure
 DIRECTIONS = ("forward", "reverse")
 HELD, BROKEN, NO_EVIDENCE = 0, 1, 5
 Say = Callable[[str], None]
@@ -106,15 +108,16 @@ def against_target(golden: Golden, target: Target, skip: Sequence[str], device: 
     results = [judge(v, target, device) for v in run]
     _table(results, say)
     broken = [r for r in results if r.failures]
-    for result in broken[:5]:
-        say(f"\nBROKEN {result.vector.id} ({', '.join(result.vector.entry['flags'])})")
-        for precision, message in result.failures.items():
-            say(f"  {precision}: {message}")
+    _failures(broken, say)
     if not results or all(r.raised == len(PRECISIONS) * len(DIRECTIONS) for r in results):
         say("\nNo evidence: " + ("every pass raised." if results else "no vector was judged."))
         return NO_EVIDENCE
-    say(f"\nBroken: {len(broken)} of {len(results)} vectors." if broken else f"\nHeld: all {len(results)} vectors.")
-    return BROKEN if broken else HELD
+    if not broken:
+        say(f"\nHeld: all {len(results)} vectors.")
+        return HELD
+    lost = _lost(results)
+    say(f"\nBroken: {len(broken)} of {len(results)} vectors." + (f" None held of: {lost}." if lost else ""))
+    return BROKEN
 
 
 def _table(results: Sequence[Result], say: Say) -> None:
@@ -125,6 +128,26 @@ def _table(results: Sequence[Result], say: Say) -> None:
         if met:
             ratios = "".join(f"{max(r.ratios[p] for r in met):>10.3g}" for p in PRECISIONS)
             say(f"{flag:26}{len(met):8}{sum(bool(r.failures) for r in met):8}{ratios}")
+
+
+def _failures(broken: Sequence[Result], say: Say) -> None:
+    """One vector of each kind of failure, which is its message without the numbers."""
+    kinds: dict[str, list[Result]] = {}
+    for result in broken:
+        kinds.setdefault(re.sub(r"[-\d.e+\[\], ]+", " ", next(iter(result.failures.values()))), []).append(result)
+    for alike in list(kinds.values())[:SHOWN]:
+        say(f"\nBROKEN {alike[0].vector.id} ({', '.join(alike[0].vector.entry['flags'])}), {len(alike)} like this:")
+        for precision, message in alike[0].failures.items():
+            say(f"  {precision}: {message}")
+    if len(kinds) > SHOWN:
+        say(f"\nAnd {len(kinds) - SHOWN} other kinds of failure.")
+
+
+def _lost(results: Sequence[Result]) -> str:
+    """The flags of which no vector held."""
+    whole = {flag for flag in FLAGS for r in results if flag in r.vector.entry["flags"]}
+    held = {flag for r in results if not r.failures for flag in r.vector.entry["flags"]}
+    return ", ".join(flag for flag in FLAGS if flag in whole - held)
 
 
 def _known() -> str:
