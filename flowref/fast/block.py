@@ -12,12 +12,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
-from flowref.fast import ops
+from flowref.fast import choice, eager, ops
 from flowref.spec import BlockSpec, Dialect, IllegalArgument
 
 # How far an element of WᵀW − I may lie from 0 in a matrix that is loaded: rounding to bfloat16 stays below.
 ORTHOGONAL_WITHIN = 1 / 64
+PLAIN = (Tensor, nn.Parameter)
 
 
 class AllInOneBlock(nn.Module):
@@ -135,34 +137,21 @@ class AllInOneBlock(nn.Module):
         given, owned = z.dtype, self.global_scale.dtype
         work = torch.float32 if owned in (torch.float16, torch.bfloat16) else owned
 
+        fused = self._kernels(z, *conditions)
+        if fused is not None:
+            return fused.run(self.spec, self._state, z, conditions, self._ask, reverse)
         with _full_precision(z):
-            z = z.to(work)
-            sigma, log_sigma, o = self._global_affine(work)
-            W = _Mixing(self, work)
-            if reverse:
-                z = self._undo_affine(W, z, sigma, o)
-            elif self.spec.reverse_permutation:
-                z = W.undo(z)
-            p, q = self._split(z)
+            formulas = eager.Formulas(self.spec, self._state, work)
+            z = formulas.before(z.to(work), reverse)
+            p, _ = formulas.split(z)
             # cat copies even a single tensor, so that a subnet that writes to its input reaches nobody else's.
             asked = torch.cat((p.to(given), *conditions), 1)
 
-        answer = self._checked(self.subnet(asked), z)
+        answer = self._ask(asked)
 
         with _full_precision(z):
-            a = answer.to(work)
-            l, logdet = self._log_scale(a)  # noqa: E741
-            t, unit = a[:, self.spec.A :], self._unit
-            if reverse:
-                y = self._join(p, torch.sub(q, t, alpha=unit) * torch.exp(-l))
-                if self.spec.reverse_permutation:
-                    y = W.apply(y)
-            else:
-                u = self._join(p, torch.add(q * torch.exp(l), t, alpha=unit))
-                y = self._affine(W, u, sigma, o)
-            if log_sigma is not None:
-                logdet = logdet + self.spec.N * log_sigma
-            return (y.to(owned),), (-logdet if reverse else logdet).to(owned)
+            y, logdet = formulas.behind(z, answer.to(work), reverse)
+            return (y.to(owned),), logdet.to(owned)
 
     def output_dims(self, input_dims: Any) -> Any:
         """The shapes of the outputs: those of the inputs."""
@@ -172,60 +161,30 @@ class AllInOneBlock(nn.Module):
         """What the block was asked to be."""
         return repr(self.spec)
 
-    # ---- the formulas' parts
+    def _kernels(self, *given: Tensor) -> Any:
+        """The module that runs a pass on these inputs with compiled kernels, or None where the eager form serves."""
+        if torch.compiler.is_compiling() or any(type(v) not in PLAIN for v in given):
+            return None
+        x = given[0]
+        if not (x.is_cpu and x.dtype is torch.float32 and len(x)) or _transformed():
+            return None
+        state = [v for v in self._state if v is not None and v.dtype is not torch.int64]
+        if any(v.dtype is not torch.float32 or type(v) not in PLAIN for v in state):
+            return None
+        if any(v.is_neg() or v.layout is not torch.strided for v in given):
+            return None
+        if self._state.there.requires_grad or self._state.back.requires_grad:  # the product is differentiable, too
+            return None
+        return choice.module()
 
     @property
-    def _unit(self) -> float:
-        """What the subnet's answer is multiplied by to give k and t."""
-        return 1.0 if self.dialect is Dialect.DOCUMENTED else 0.1
-
-    def _split(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """p, q: passive and active channels."""
-        P, A = self.spec.P, self.spec.A
-        if self.dialect is Dialect.DOCUMENTED:
-            return z[:, A:], z[:, :A]
-        return z[:, :P], z[:, P:]
-
-    def _join(self, p: Tensor, q: Tensor) -> Tensor:
-        """The inverse of `_split`."""
-        return torch.cat((q, p) if self.dialect is Dialect.DOCUMENTED else (p, q), 1)
-
-    def _log_scale(self, a: Tensor) -> tuple[Tensor, Tensor]:
-        """l, (B, A, *S), and Σ l over channels and pixels, (B,), of a subnet's answer a."""
-        alpha, axes = self.spec.affine_clamping, tuple(range(1, a.dim()))
-        k = a[:, : self.spec.A]
-        k = k if self._unit == 1 else self._unit * k
-        if self.dialect is Dialect.FREIA_MAIN:
-            # An α below the smallest normal number would divide by 0; l moves by less than that number.
-            alpha = max(alpha, torch.finfo(a.dtype).tiny)
-            k = k if alpha == 1 else k / alpha
-        l = alpha * torch.tanh(k)  # noqa: E741
-        if not self.spec.gin_block:
-            return l, l.sum(axes)
-        # At C = 1 the mean of nothing, which is NaN, is taken from nothing.
-        l = l - l.mean(axes, keepdim=True)  # noqa: E741
-        # The centred sum is 0 in exact arithmetic. One element times 0 keeps it part of the graph, as the sum would be.
-        return l, 0 * l.flatten(1)[:, :1].sum(1)
-
-    def _global_affine(self, work: torch.dtype) -> tuple[Tensor | None, Tensor | None, Tensor]:
-        """σ (1, C, 1…), Σ log σ, o; None for the first two where σ = 1."""
-        o = self.global_offset.to(work)
-        if self.spec.gin_block:
-            return None, None, o
-        kind, s = self.spec.global_affine_type, self.global_scale.to(work)
-        sigma = ops.global_scale(kind, s)
-        return sigma, (s if kind == "EXP" else torch.log(sigma)).sum(), o
-
-    def _affine(self, W: _Mixing, u: Tensor, sigma: Tensor | None, o: Tensor) -> Tensor:
-        """W (σ u + o), or W (σ u) + o as documented."""
-        if self.dialect is Dialect.DOCUMENTED:
-            return W.apply(u if sigma is None else sigma * u) + o
-        return W.apply(u + o if sigma is None else torch.addcmul(o, sigma, u))
-
-    def _undo_affine(self, W: _Mixing, y: Tensor, sigma: Tensor | None, o: Tensor) -> Tensor:
-        """(W⁻¹ y − o) / σ, or W⁻¹ (y − o) / σ as documented."""
-        v = W.undo(y - o) if self.dialect is Dialect.DOCUMENTED else W.undo(y) - o
-        return v if sigma is None else v / sigma
+    def _state(self) -> eager.State:
+        """What a pass depends on besides its inputs, as it stands now."""
+        if self.spec.learned_householder_permutation:
+            there, back, vectors = self.w_0, self.w_0.mT, self.vk_householder
+        else:
+            there, back, vectors = self.w_perm, self.w_perm_inv, None
+        return eager.State(self.global_scale, self.global_offset, there, back, vectors)
 
     # ---- what is refused
 
@@ -255,9 +214,10 @@ class AllInOneBlock(nn.Module):
                 )
         return held[0], tuple(held[1:])
 
-    def _checked(self, answer: object, z: Tensor) -> Tensor:
+    def _ask(self, asked: Tensor) -> Tensor:
         """The subnet's answer, where it has the one shape that needs no broadcasting."""
-        wanted = (z.shape[0], self.spec.subnet_out, *self.spec.S)
+        answer = self.subnet(asked)
+        wanted = (asked.shape[0], self.spec.subnet_out, *self.spec.S)
         if not isinstance(answer, Tensor):
             raise TypeError(f"the subnet answered with {type(answer).__name__}: expected one tensor of shape {wanted}.")
         if tuple(answer.shape) != wanted:
@@ -266,10 +226,10 @@ class AllInOneBlock(nn.Module):
                 f"for scaling and shift at every sample and pixel; nothing is broadcast. Build it with "
                 f"subnet_constructor({self.spec.subnet_in}, {self.spec.subnet_out})."
             )
-        if answer.device != z.device or not answer.is_floating_point():
+        if answer.device != asked.device or not answer.is_floating_point():
             raise RuntimeError(
-                f"the subnet answered with {answer.dtype} on {answer.device}: expected a floating dtype on {z.device}, "
-                f"where its input was. Move the whole block with .to()."
+                f"the subnet answered with {answer.dtype} on {answer.device}: expected a floating dtype on "
+                f"{asked.device}, where its input was. Move the whole block with .to()."
             )
         return answer
 
@@ -349,36 +309,6 @@ class AllInOneBlock(nn.Module):
         }
 
 
-class _Mixing:
-    """W and W⁻¹ as they stand at the beginning of one pass; without reflections W⁻¹ is what w_perm_inv holds."""
-
-    def __init__(self, block: AllInOneBlock, work: torch.dtype) -> None:
-        self.may_gather = not block.spec.permute_soft
-        self.reflections: ops.Reflections | None = None
-        self.reflections_first = block.dialect is not Dialect.DOCUMENTED  # W = W₀ H₁…H_n, else H₁…H_n W₀
-        if block.spec.learned_householder_permutation:
-            self.there, self.back = block.w_0, block.w_0.mT
-            self.reflections = ops.Reflections.of(block.vk_householder.to(work))
-        else:
-            self.there, self.back = block.w_perm, block.w_perm_inv
-
-    def apply(self, v: Tensor) -> Tensor:
-        """W v."""
-        if self.reflections is None:
-            return ops.mix(self.there, v, may_gather=self.may_gather)
-        if self.reflections_first:
-            return ops.mix(self.there, self.reflections.apply(v), may_gather=self.may_gather)
-        return self.reflections.apply(ops.mix(self.there, v, may_gather=self.may_gather))
-
-    def undo(self, v: Tensor) -> Tensor:
-        """W⁻¹ v."""
-        if self.reflections is None:
-            return ops.mix(self.back, v, may_gather=self.may_gather)
-        if self.reflections_first:
-            return self.reflections.undo(ops.mix(self.back, v, may_gather=self.may_gather))
-        return ops.mix(self.back, self.reflections.undo(v), may_gather=self.may_gather)
-
-
 def _initial_scale(spec: BlockSpec, dtype: torch.dtype) -> float:
     """The s with Ψ(s) = g. Raises IllegalArgument where Ψ(s), s rounded to dtype, is no normal number of dtype."""
     kind, g = spec.global_affine_type, spec.global_affine_init
@@ -427,6 +357,16 @@ def _autocasts(x: Tensor) -> bool:
 def _full_precision(x: Tensor) -> AbstractContextManager[Any]:
     """Keeps autocast away from all but the subnet."""
     return torch.autocast(x.device.type, enabled=False) if _autocasts(x) else nullcontext()
+
+
+def _transformed() -> bool:
+    """Whether something looks at each operator of the pass, or replaces it: functorch, dual numbers, modes, tracing."""
+    return (
+        torch._C._functorch.peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._get_tracing_state() is not None
+    )
 
 
 def _own(value: Tensor) -> Tensor:

@@ -347,8 +347,9 @@ def test_gradients_and_second_gradients_agree_with_differences(block, dialect, r
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_hard_gradients_agree_with_the_product_by_the_same_matrix(block, dialect):
+def test_hard_gradients_agree_with_the_product_by_the_same_matrix(block, dialect, monkeypatch):
     """A permutation moves values, and so does its gradient: gather and dense product agree to the bit."""
+    monkeypatch.setenv("FLOWREF_FAST", "eager")  # kernels add a documented o in one rounding, behind a product in two
     hard, soft = block((5, 3), dialect=dialect), block((5, 3), dialect=dialect, permute_soft=True)
     state = hard.state_dict()
     soft.load_state_dict(state)

@@ -1,0 +1,773 @@
+"""Float32 kernels for the CPU, in Numba. They take addresses of contiguous tensors, and know nothing of torch.
+
+Names: x what the pass is given, behind a dense W⁻¹ or reflections where there are such; a the subnet's answer; y the
+output; g the gradient by y, j_ that by the log-det. (B, C, N) is the shape of x; A channels are active, from `first`
+on. Channel j of z, which is split into p and q, is read from channel src[j] of x and written to channel dst[j] of y,
+so that a hard permutation costs nothing of its own. `table` holds σ, 1/σ and o by channel of z, (3, C).
+
+    forward   y[dst] = σ·(q·exp(l) + unit·t) + o, of passive channels σ·p + o
+    reverse   y[dst] = (q − unit·t)·exp(−l) with q = (x[src] − o)/σ, of passive channels p = (x[src] − o)/σ
+    l         α·tanh(c·k), under GIN less its mean per sample
+
+Tensors are handed over as addresses, shapes as numbers. A kernel works on the groups of samples and the channels that
+it is given, so that threads share nothing that they write. Group k of n holds the samples kB/n to (k+1)B/n; what is summed
+over samples is summed by group and then over groups, always in float64.
+All indices are 64 bits wide. Nothing is written but what an argument's line calls an output.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+f32 = np.float32
+TILE = 1024  # numbers in one of a kernel's scratch buffers: 4 KiB, so that all of them stay in the first-level cache
+
+# ---- memory
+#
+# Inputs, outputs, which are fresh, and scratch, which lies on the stack, share no memory. Scope metadata says so, and
+# loops over all three need no check of their own before they are vectorised.
+
+_SCOPES = ("inputs", "outputs", "scratch")
+_FLOAT, _DOUBLE, _INT64 = ir.FloatType(), ir.DoubleType(), ir.IntType(64)
+
+
+def _marked(builder: Any, instruction: Any, scope: str) -> Any:
+    """The load or store, marked as one of memory of this scope and of no other."""
+    module = builder.module
+    text = lambda s: ir.MetaDataString(module, s)  # noqa: E731
+    domain = module.add_metadata([text("flowref")])
+    one = {name: module.add_metadata([text(f"flowref {name}"), domain]) for name in _SCOPES}
+    instruction.set_metadata("alias.scope", module.add_metadata([one[scope]]))
+    instruction.set_metadata("noalias", module.add_metadata([v for name, v in one.items() if name != scope]))
+    return instruction
+
+
+def _at(builder: Any, kind: Any, address: Any, index: Any) -> Any:
+    return builder.gep(builder.inttoptr(address, kind.as_pointer()), [index])
+
+
+def _reader(scope: str, kind: Any = _FLOAT, numba_kind: Any = types.float32) -> Any:
+    def read(typing: Any, address: Any, index: Any) -> Any:
+        def gen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            return _marked(builder, builder.load(_at(builder, kind, *args), align=4), scope)
+
+        return numba_kind(types.int64, types.int64), gen
+
+    return intrinsic(read)
+
+
+def _writer(scope: str) -> Any:
+    def write(typing: Any, address: Any, index: Any, value: Any) -> Any:
+        def gen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            _marked(builder, builder.store(args[2], _at(builder, _FLOAT, *args[:2]), align=4), scope)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64, types.float32), gen
+
+    return intrinsic(write)
+
+
+load = _reader("inputs")  # load(address, index) of a float32
+whole = _reader("inputs", _INT64, types.int64)
+store = _writer("outputs")  # store(address, index, value)
+again = _reader("outputs")  # what was stored there before
+keep = _writer("scratch")
+kept = _reader("scratch")
+
+
+@intrinsic
+def add(typing: Any, address: Any, index: Any, value: Any) -> Any:
+    """Adds to the float64 at an index of an output."""
+
+    def gen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        at = _at(builder, _DOUBLE, *args[:2])
+        total = builder.fadd(_marked(builder, builder.load(at, align=8), "outputs"), args[2])
+        _marked(builder, builder.store(total, at, align=8), "outputs")
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.float64), gen
+
+
+@intrinsic
+def scratch(typing: Any) -> Any:
+    """The address of TILE floats on the stack of the function that asks."""
+
+    def gen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        room = cgutils.alloca_once(builder, ir.ArrayType(_FLOAT, TILE))
+        room.align = 64
+        return builder.ptrtoint(room, _INT64)
+
+    return types.int64(), gen
+
+
+@intrinsic
+def bits_of(typing: Any, value: Any) -> Any:
+    """The bits of a float32 as an int32."""
+    return types.int32(types.float32), lambda context, builder, sig, args: builder.bitcast(args[0], ir.IntType(32))
+
+
+@intrinsic
+def of_bits(typing: Any, bits: Any) -> Any:
+    """The float32 of these bits."""
+    return types.float32(types.int32), lambda context, builder, sig, args: builder.bitcast(args[0], ir.FloatType())
+
+
+# Products and sums may be fused, which only makes them more exact; sums may be reordered where they are in float64.
+_inline = njit(fastmath={"contract"}, error_model="numpy")
+_sums = njit(fastmath={"reassoc", "nsz"}, error_model="numpy")
+
+
+def _kernel(function: Any) -> Any:
+    """Compiled at the first call, without the GIL, and kept on disk where there is a place for it."""
+    how: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
+    try:
+        return njit(cache=True, **how)(function)
+    except RuntimeError:  # no folder that can be written to
+        return njit(**how)(function)
+
+
+# ---- functions
+#
+# exp(x) = 2^n·exp(r), n the nearest whole number to x/ln 2, ln 2 in two parts (Cody and Waite), so that r is right to
+# the last bit. exp(r) − 1 = r + r²·q(r), q of degree 5 fitted to it by least squares in Chebyshev points of ±ln(2)/2,
+# relative error 2^-31. Errors seen: exp 1.0 ulp, tanh 2.3 ulps; tests measure them.
+
+_LOG2E, _LN2_HIGH, _LN2_LOW = f32(1 / math.log(2)), f32(0.693359375), f32(math.log(2) - 0.693359375)
+_ROUND = f32(1.5 * 2**23)  # added and taken off, it rounds to a whole number, which its last bits then show
+_ROUND_BITS = np.int32(0x4B400000)
+_Q0, _Q1, _Q2 = f32(0.5), f32(0.16666666), f32(0.041666355)
+_Q3, _Q4, _Q5 = f32(0.0083333785), f32(0.0013941084), f32(0.0001985161)
+_SIGN = np.int32(-(2**31))
+
+
+@_inline
+def _power(n: Any) -> Any:
+    """2^n for −126 <= n <= 127."""
+    return of_bits((n + np.int32(127)) << np.int32(23))
+
+
+@_inline
+def _small(r: Any) -> Any:
+    """exp(r) − 1 for |r| <= ln(2)/2."""
+    q = ((((_Q5 * r + _Q4) * r + _Q3) * r + _Q2) * r + _Q1) * r + _Q0
+    return (q * r) * r + r
+
+
+@_inline
+def exp(x: Any) -> Any:
+    """exp(x): down to subnormal results, inf beyond the range; NaN stays."""
+    x = f32(89) if x > f32(89) else x
+    x = f32(-104) if x < f32(-104) else x
+    t = x * _LOG2E + _ROUND
+    n = bits_of(t) - _ROUND_BITS
+    m = t - _ROUND
+    r = (x - m * _LN2_HIGH) - m * _LN2_LOW
+    half = n >> np.int32(1)  # twice half the way, as 2^n itself may be no normal number
+    return (_small(r) + f32(1)) * _power(half) * _power(n - half)
+
+
+@_inline
+def tanh(x: Any) -> Any:
+    """tanh(x) = e/(e + 2) with e = exp(2|x|) − 1, and the sign of x; NaN stays."""
+    y = abs(x)
+    y = f32(9.1) if y > f32(9.1) else y  # where tanh is 1 to the last bit
+    y = y + y
+    t = y * _LOG2E + _ROUND
+    n = bits_of(t) - _ROUND_BITS
+    m = t - _ROUND
+    r = (y - m * _LN2_HIGH) - m * _LN2_LOW
+    s = _power(n)
+    e = s * _small(r) + (s - f32(1))
+    return of_bits(bits_of(e / (e + f32(2))) | (bits_of(x) & _SIGN))
+
+
+@_kernel
+def exp_of(x: int, y: int, n: int) -> None:
+    """y = exp(x) over n numbers; for tests."""
+    for i in range(n):
+        store(y, i, exp(load(x, i)))
+
+
+@_kernel
+def tanh_of(x: int, y: int, n: int) -> None:
+    """y = tanh(x) over n numbers; for tests."""
+    for i in range(n):
+        store(y, i, tanh(load(x, i)))
+
+
+@_sums
+def _sum(v: Any, n: Any) -> Any:
+    """The sum of n numbers of scratch, in float64."""
+    total = 0.0
+    for i in range(n):
+        total += np.float64(kept(v, i))
+    return total
+
+
+# ---- state
+
+
+@_kernel
+def permutation_of(W: int, is_index: bool, C: int, index: np.ndarray, inverse: np.ndarray) -> bool:
+    """Whether W, (C,) int64 or (C, C), is a permutation, W v = v[index]; fills index and its inverse."""
+    for i in range(C):
+        inverse[i] = -1
+    for i in range(C):
+        at, odd = np.int64(0), np.int64(0)
+        if is_index:
+            at = whole(W, i)
+        else:
+            for j in range(C):
+                w = load(W, i * C + j)
+                at += j if w == f32(1) else 0
+                odd += 1 if w == f32(1) else (0 if w == f32(0) else C + 1)
+            if odd != 1:
+                return False
+        if at < 0 or at >= C or inverse[at] >= 0:
+            return False
+        index[i] = at
+        inverse[at] = i
+    return True
+
+
+@_kernel
+def global_affine(kind: int, s: int, o: int, C: int, o_map: np.ndarray, table: np.ndarray) -> float:
+    """Fills table with σ, 1/σ and o[o_map]; gives Σ log σ. kind: 0 σ = 1, 1 SIGMOID, 2 SOFTPLUS, 3 EXP."""
+    total = 0.0
+    for j in range(C):
+        sigma, v = 1.0, np.float64(load(s, j))
+        if kind == 1:
+            sigma = 10 / (1 + math.exp(2 - v))
+        elif kind == 2:
+            sigma = 0.2 * (max(v / 2, 0.0) + math.log1p(math.exp(-abs(v / 2))))
+        elif kind == 3:
+            sigma = math.exp(v)
+        total += v if kind == 3 else math.log(sigma)
+        table[0, j] = sigma
+        table[1, j] = 1 / sigma
+        table[2, j] = load(o, o_map[j])
+    return total if kind else 0.0
+
+
+@_kernel
+def close_affine(kind: int, s: int, part: np.ndarray, by_logdet: float, o_map: np.ndarray, gs: int, go: int) -> None:
+    """Gradients by s and o, (C,), outputs, of those by σ and o by group, and by each log σ through the log-det."""
+    for j in range(part.shape[2]):
+        by_sigma, by_o = 0.0, 0.0
+        for k in range(part.shape[0]):
+            by_sigma += part[k, 0, j]
+            by_o += part[k, 1, j]
+        v = np.float64(load(s, j))
+        g = 0.0
+        if kind == 1:
+            h = 1 / (1 + math.exp(2 - v))
+            g = by_sigma * 10 * h * (1 - h) + by_logdet * (1 - h)
+        elif kind == 2:
+            h, low = 1 / (1 + math.exp(-v / 2)), max(v / 2, 0.0) + math.log1p(math.exp(-abs(v / 2)))
+            g = by_sigma * 0.1 * h + by_logdet * 0.5 * h / low
+        elif kind == 3:
+            g = by_sigma * math.exp(v) + by_logdet
+        keep(gs, j, f32(g))
+        store(go, o_map[j], f32(by_o))
+
+
+@_kernel
+def close_logdet(part: np.ndarray, constant: float, sign: float, logdet: int) -> None:
+    """logdet (B,), an output, = sign·(Σ part + constant). part: (B, threads)."""
+    for b in range(part.shape[0]):
+        total = constant
+        for k in range(part.shape[1]):
+            total += part[b, k]
+        store(logdet, b, f32(sign * total))
+
+
+# ---- what the subnet is asked
+
+
+@_kernel
+def ask(
+    x: int, asked: int, k0: int, k1: int, groups: int, B: int, C: int, N: int, P: int, first: int, width: int,
+    src: int, table: int, reverse: bool,
+) -> None:  # fmt: skip
+    """Passive channels of z into the first P of `asked`, (B, width, N), an output."""
+    for b in range(B * k0 // groups, B * k1 // groups):
+        if N == 1:
+            for j in range(P):
+                v = load(x, b * C + whole(src, first + j))
+                store(
+                    asked,
+                    b * width + j,
+                    (v - load(table, 2 * C + first + j)) * load(table, C + first + j) if reverse else v,
+                )
+            continue
+        for j in range(P):
+            at, to = (b * C + whole(src, first + j)) * N, (b * width + j) * N
+            inv, o = (load(table, C + first + j), load(table, 2 * C + first + j)) if reverse else (f32(1), f32(0))
+            for n in range(N):
+                store(asked, to + n, (load(x, at + n) - o) * inv)
+
+
+@_kernel
+def ask_back(
+    x: int, g: int, gx: int, part: int, k0: int, k1: int, groups: int, B: int, C: int, N: int, P: int,
+    first: int, width: int, src: int, table: int, reverse: bool,
+) -> None:  # fmt: skip
+    """Adds to gx, an output, the gradient g by what was asked, in reverse to part (groups, 2, C) that by σ and o."""
+    gs, gu = scratch(), scratch()
+    for k in range(k0, k1):
+        for b in range(B * k // groups, B * (k + 1) // groups):
+            for j in range(first, first + P):
+                at, of = (b * C + whole(src, j)) * N, (b * width + j - first) * N
+                inv, o = (load(table, C + j), load(table, 2 * C + j)) if reverse else (f32(1), f32(0))
+                if not reverse:
+                    for n in range(N):
+                        store(gx, at + n, again(gx, at + n) + load(g, of + n))
+                    continue
+                for n0 in range(0, N, TILE):
+                    size = min(TILE, N - n0)
+                    for n in range(size):
+                        v = load(g, of + n0 + n) * inv
+                        keep(gu, n, v)
+                        keep(gs, n, v * ((load(x, at + n0 + n) - o) * inv))
+                    for n in range(size):
+                        store(gx, at + n0 + n, again(gx, at + n0 + n) + kept(gu, n))
+                    add(part, 2 * k * C + j, -_sum(gs, size))
+                    add(part, (2 * k + 1) * C + j, -_sum(gu, size))
+
+
+# ---- coupling, affine and permutation: images
+
+
+@_kernel
+def couple(
+    x: int, a: int, y: int, logs: np.ndarray, means: np.ndarray, stage: int, k0: int, k1: int, groups: int, lane: int,
+    B: int, C: int, N: int, A: int, first: int, src: int, dst: int, table: int,
+    alpha_: float, c_: float, unit_: float, reverse: bool, gin: bool,
+) -> None:  # fmt: skip
+    """y, an output. logs (B, lanes), an output: Σ l of the channels of this lane, every lanes-th from `lane`.
+
+    Under GIN stage 1 writes l to y and logs, stage 2, once all lanes are through it, takes the mean of logs (to means,
+    (B,), an output) off and goes on; else stage 3 does all at once.
+    """
+    alpha, c, unit = f32(alpha_), f32(c_), f32(unit_)
+    lanes, buffer = logs.shape[1], scratch()
+    for b in range(B * k0 // groups, B * k1 // groups):
+        if stage != 2:
+            total = 0.0
+            for i in range(lane, A, lanes):
+                j = first + i
+                q0, k_at, t0, to = (
+                    (b * C + whole(src, j)) * N,
+                    (2 * b * A + i) * N,
+                    (2 * b * A + A + i) * N,
+                    (b * C + whole(dst, j)) * N,
+                )
+                sigma, inv, o = load(table, j), load(table, C + j), load(table, 2 * C + j)
+                for n0 in range(0, N, TILE):
+                    size = min(TILE, N - n0)
+                    if gin:
+                        for n in range(size):
+                            l = alpha * tanh(c * load(a, k_at + n0 + n))  # noqa: E741
+                            keep(buffer, n, l)
+                            store(y, to + n0 + n, l)
+                    elif reverse:
+                        for n in range(size):
+                            l = alpha * tanh(c * load(a, k_at + n0 + n))  # noqa: E741
+                            keep(buffer, n, l)
+                            q = (load(x, q0 + n0 + n) - o) * inv
+                            store(y, to + n0 + n, (q - unit * load(a, t0 + n0 + n)) * exp(-l))
+                    else:
+                        for n in range(size):
+                            l = alpha * tanh(c * load(a, k_at + n0 + n))  # noqa: E741
+                            keep(buffer, n, l)
+                            u = load(x, q0 + n0 + n) * exp(l) + unit * load(a, t0 + n0 + n)
+                            store(y, to + n0 + n, sigma * u + o)
+                    total += _sum(buffer, size)
+            logs[b, lane] = total
+        if gin and stage != 1:
+            total = 0.0
+            for k in range(lanes):
+                total += logs[b, k]
+            mean = f32(total / max(A * N, 1))
+            means[b] = mean
+            for i in range(lane, A, lanes):
+                j = first + i
+                q0, t0, to = (b * C + whole(src, j)) * N, (2 * b * A + A + i) * N, (b * C + whole(dst, j)) * N
+                inv, o = load(table, C + j), load(table, 2 * C + j)
+                if reverse:
+                    for n in range(N):
+                        q = (load(x, q0 + n) - o) * inv
+                        store(y, to + n, (q - unit * load(a, t0 + n)) * exp(mean - again(y, to + n)))
+                else:
+                    for n in range(N):
+                        u = load(x, q0 + n) * exp(again(y, to + n) - mean) + unit * load(a, t0 + n)
+                        store(y, to + n, u + o)
+        if stage != 1:
+            for i in range(lane, C - A, lanes):
+                j = i if first else A + i
+                at, to = (b * C + whole(src, j)) * N, (b * C + whole(dst, j)) * N
+                sigma, inv, o = load(table, j), load(table, C + j), load(table, 2 * C + j)
+                if reverse:
+                    for n in range(N):
+                        store(y, to + n, (load(x, at + n) - o) * inv)
+                else:
+                    for n in range(N):
+                        store(y, to + n, sigma * load(x, at + n) + o)
+
+
+@_kernel
+def couple_back(
+    x: int, a: int, g: int, j_: int, gx: int, ga: int, logs: np.ndarray, means: np.ndarray, part: int, stage: int,
+    k0: int, k1: int, groups: int, lane: int, B: int, C: int, N: int, A: int, first: int, src: int,
+    dst: int, table: int, alpha_: float, c_: float, slope_: float, unit_: float, reverse: bool, gin: bool,
+) -> None:  # fmt: skip
+    """Gradients by x and a, outputs, and by σ and o into part, (groups, 2, C), an output that is 0 before.
+
+    Stages, lanes and logs as in `couple`: under GIN stage 1 writes the gradient by l to ga, its sum to logs, and stage
+    2 takes its mean off. means: as `couple` left them.
+    """
+    alpha, c, slope, unit = f32(alpha_), f32(c_), f32(slope_), f32(unit_)
+    lanes, gs, gu = logs.shape[1], scratch(), scratch()
+    for k in range(k0, k1):
+        for b in range(B * k // groups, B * (k + 1) // groups):
+            mean = means[b] if gin else f32(0)
+            by_l = f32(0) if gin else load(j_, b)
+            if stage != 2:
+                total = 0.0
+                for i in range(lane, A, lanes):
+                    j = first + i
+                    q_at, k_at = (b * C + whole(src, j)) * N, (2 * b * A + i) * N
+                    t_at, g_at = (2 * b * A + A + i) * N, (b * C + whole(dst, j)) * N
+                    sigma, inv, o = load(table, j), load(table, C + j), load(table, 2 * C + j)
+                    for n0 in range(0, N, TILE):
+                        size = min(TILE, N - n0)
+                        q0, k_0, t0, g0 = q_at + n0, k_at + n0, t_at + n0, g_at + n0
+                        if reverse:
+                            for n in range(size):
+                                T = tanh(c * load(a, k_0 + n))
+                                e = exp(mean - alpha * T)
+                                q = (load(x, q0 + n) - o) * inv
+                                h = load(g, g0 + n) * e
+                                gl = -h * (q - unit * load(a, t0 + n)) - by_l
+                                store(ga, k_0 + n, gl if gin else slope * (f32(1) - T * T) * gl)
+                                store(ga, t0 + n, -unit * h)
+                                store(gx, q0 + n, h * inv)
+                                keep(gu, n, h * inv)
+                                keep(gs, n, gl if gin else h * inv * q)
+                        else:
+                            for n in range(size):
+                                T = tanh(c * load(a, k_0 + n))
+                                e = exp(alpha * T - mean)
+                                q = load(x, q0 + n) * e
+                                raw = load(g, g0 + n)
+                                h = sigma * raw
+                                gl = h * q + by_l
+                                store(gx, q0 + n, h * e)
+                                store(ga, k_0 + n, gl if gin else slope * (f32(1) - T * T) * gl)
+                                store(ga, t0 + n, unit * h)
+                                keep(gs, n, gl if gin else raw * (q + unit * load(a, t0 + n)))
+                                keep(gu, n, raw)
+                        one, two = _sum(gs, size), _sum(gu, size)
+                        total += one
+                        if reverse:
+                            add(part, 2 * k * C + j, -one)
+                            add(part, (2 * k + 1) * C + j, -two)
+                        else:
+                            add(part, 2 * k * C + j, one)
+                            add(part, (2 * k + 1) * C + j, two)
+                logs[b, lane] = total
+            if gin and stage != 1:
+                total = 0.0
+                for m in range(lanes):
+                    total += logs[b, m]
+                by_mean = f32(total / max(A * N, 1))
+                for i in range(lane, A, lanes):
+                    k_at = (2 * b * A + i) * N
+                    for n in range(N):
+                        T = tanh(c * load(a, k_at + n))
+                        store(ga, k_at + n, slope * (f32(1) - T * T) * (again(ga, k_at + n) - by_mean))
+            if stage != 1:
+                for i in range(lane, C - A, lanes):
+                    j = i if first else A + i
+                    at, to = (b * C + whole(src, j)) * N, (b * C + whole(dst, j)) * N
+                    sigma, inv, o = load(table, j), load(table, C + j), load(table, 2 * C + j)
+                    for n0 in range(0, N, TILE):
+                        size = min(TILE, N - n0)
+                        if reverse:
+                            for n in range(size):
+                                h = load(g, to + n0 + n) * inv
+                                store(gx, at + n0 + n, h)
+                                keep(gu, n, h)
+                                keep(gs, n, h * ((load(x, at + n0 + n) - o) * inv))
+                            add(part, 2 * k * C + j, -_sum(gs, size))
+                            add(part, (2 * k + 1) * C + j, -_sum(gu, size))
+                        else:
+                            for n in range(size):
+                                h = load(g, to + n0 + n)
+                                store(gx, at + n0 + n, sigma * h)
+                                keep(gu, n, h)
+                                keep(gs, n, h * load(x, at + n0 + n))
+                            add(part, 2 * k * C + j, _sum(gs, size))
+                            add(part, (2 * k + 1) * C + j, _sum(gu, size))
+
+
+# ---- the same for vectors: N = 1, and rows of channels lie side by side
+#
+# Rows are taken as many at a time as fill a scratch buffer, so that few channels cost no more than many.
+
+ROWS = 512  # numbers of such a buffer that are in use; wider rows are taken in pieces
+
+
+@_kernel
+def couple_rows(
+    x: int, a: int, y: int, logs: np.ndarray, means: np.ndarray, k0: int, k1: int, groups: int, B: int, C: int, A: int,
+    first: int, src: int, dst: int, table: int, alpha_: float, c_: float, unit_: float, reverse: bool, gin: bool,
+    straight: bool,
+) -> None:  # fmt: skip
+    """As `couple`, all stages at once. straight: whether src[j] = j. logs: (B, 1)."""
+    alpha, c, unit = f32(alpha_), f32(c_), f32(unit_)
+    L, Q, T = scratch(), scratch(), scratch()
+    width, P, passive = min(A, ROWS), C - A, 0 if first else A
+    R = ROWS // max(width, 1)
+    stop = B * k1 // groups
+    for b0 in range(B * k0 // groups, stop, max(R, 1)):
+        rows = min(R, stop - b0)
+        for r in range(rows):
+            logs[b0 + r, 0] = 0.0
+        for sweep in range(0 if gin else 1, 2):
+            for i0 in range(0, A, max(width, 1)):
+                m = min(width, A - i0)
+                for r in range(rows):
+                    at = (b0 + r) * 2 * A + i0
+                    for i in range(m):
+                        keep(T, r * m + i, load(a, at + i))
+                for n in range(rows * m):
+                    keep(L, n, alpha * tanh(c * kept(T, n)))
+                if not gin or sweep == 0:
+                    for r in range(rows):
+                        logs[b0 + r, 0] += _sum(L + 4 * r * m, m)
+                if sweep == 0:
+                    continue
+                if gin:
+                    for r in range(rows):
+                        mean = f32(logs[b0 + r, 0] / max(A, 1))
+                        means[b0 + r] = mean
+                        for i in range(m):
+                            keep(L, r * m + i, kept(L, r * m + i) - mean)
+                for r in range(rows):
+                    at, of, j0 = (b0 + r) * C, (b0 + r) * 2 * A + A + i0, first + i0
+                    for i in range(m):
+                        keep(T, r * m + i, load(a, of + i))
+                    if straight:
+                        for i in range(m):
+                            keep(Q, r * m + i, load(x, at + j0 + i))
+                    else:
+                        for i in range(m):
+                            keep(Q, r * m + i, load(x, at + whole(src, j0 + i)))
+                    if reverse:
+                        for i in range(m):
+                            q = (kept(Q, r * m + i) - load(table, 2 * C + j0 + i)) * load(table, C + j0 + i)
+                            keep(Q, r * m + i, q)
+                if reverse:
+                    for n in range(rows * m):
+                        keep(Q, n, (kept(Q, n) - unit * kept(T, n)) * exp(-kept(L, n)))
+                else:
+                    for n in range(rows * m):
+                        keep(Q, n, kept(Q, n) * exp(kept(L, n)) + unit * kept(T, n))
+                for r in range(rows):
+                    at, j0 = (b0 + r) * C, first + i0
+                    if not reverse:
+                        for i in range(m):
+                            u = load(table, j0 + i) * kept(Q, r * m + i) + load(table, 2 * C + j0 + i)
+                            keep(Q, r * m + i, u)
+                    for i in range(m):
+                        store(y, at + whole(dst, j0 + i), kept(Q, r * m + i))
+    for b in range(B * k0 // groups, stop):
+        for j in range(passive, passive + P):
+            v = load(x, b * C + whole(src, j))
+            if reverse:
+                v = (v - load(table, 2 * C + j)) * load(table, C + j)
+            else:
+                v = load(table, j) * v + load(table, 2 * C + j)
+            store(y, b * C + whole(dst, j), v)
+
+
+@_kernel
+def couple_rows_back(
+    x: int, a: int, g: int, j_: int, gx: int, ga: int, logs: np.ndarray, means: np.ndarray, part: int, k0: int, k1: int,
+    groups: int, B: int, C: int, A: int, first: int, src: int, dst: int, table: int, alpha_: float, c_: float,
+    slope_: float, unit_: float, reverse: bool, gin: bool,
+) -> None:  # fmt: skip
+    """As `couple_back`, all stages at once. logs: (B, 1)."""
+    alpha, c, slope, unit = f32(alpha_), f32(c_), f32(slope_), f32(unit_)
+    E, Q, T, H, G, S = scratch(), scratch(), scratch(), scratch(), scratch(), scratch()
+    width, P, passive = min(A, ROWS), C - A, 0 if first else A
+    R = ROWS // max(width, 1)
+    for k in range(k0, k1):
+        start, stop = B * k // groups, B * (k + 1) // groups
+        for b0 in range(start, stop, max(R, 1)):
+            rows = min(R, stop - b0)
+            for r in range(rows):
+                logs[b0 + r, 0] = 0.0
+            for sweep in range(0 if gin else 1, 2):
+                for i0 in range(0, A, max(width, 1)):
+                    m, j0 = min(width, A - i0), first + i0
+                    for r in range(rows):
+                        at = (b0 + r) * 2 * A + i0
+                        for i in range(m):
+                            keep(S, r * m + i, load(a, at + A + i))
+                        for i in range(m):
+                            keep(T, r * m + i, load(a, at + i))
+                    for n in range(rows * m):
+                        keep(T, n, tanh(c * kept(T, n)))
+                    for r in range(rows):
+                        at, mean = (b0 + r) * C, means[b0 + r] if gin else f32(0)
+                        for i in range(m):
+                            l = alpha * kept(T, r * m + i) - mean  # noqa: E741
+                            keep(E, r * m + i, -l if reverse else l)
+                        for i in range(m):
+                            keep(Q, r * m + i, load(x, at + whole(src, j0 + i)))
+                        for i in range(m):
+                            keep(G, r * m + i, load(g, at + whole(dst, j0 + i)))
+                        if reverse:
+                            for i in range(m):
+                                q = (kept(Q, r * m + i) - load(table, 2 * C + j0 + i)) * load(table, C + j0 + i)
+                                keep(Q, r * m + i, q)
+                            for i in range(m):
+                                keep(H, r * m + i, kept(G, r * m + i))
+                        else:
+                            for i in range(m):
+                                keep(H, r * m + i, kept(G, r * m + i) * load(table, j0 + i))
+                    # From here on gradients: H by q, S by a_t, E by l; forward, Q and G by σ and o.
+                    if reverse:
+                        for n in range(rows * m):
+                            q, h = kept(Q, n), kept(H, n) * exp(kept(E, n))
+                            keep(E, n, -h * (q - unit * kept(S, n)))
+                            keep(H, n, h)
+                            keep(S, n, -unit * h)
+                    else:
+                        for n in range(rows * m):
+                            e, h = exp(kept(E, n)), kept(H, n)
+                            q = kept(Q, n) * e
+                            keep(E, n, h * q)
+                            keep(Q, n, kept(G, n) * (q + unit * kept(S, n)))
+                            keep(H, n, h * e)
+                            keep(S, n, unit * h)
+                    if sweep == 0:
+                        for r in range(rows):
+                            logs[b0 + r, 0] += _sum(E + 4 * r * m, m)
+                        continue
+                    for r in range(rows):
+                        at, of = (b0 + r) * C, (b0 + r) * 2 * A + i0
+                        by = -load(j_, b0 + r) if reverse else load(j_, b0 + r)
+                        if gin:
+                            by = f32(-logs[b0 + r, 0] / max(A, 1))
+                        for i in range(m):
+                            t = kept(T, r * m + i)
+                            store(ga, of + i, slope * (f32(1) - t * t) * (kept(E, r * m + i) + by))
+                        for i in range(m):
+                            store(ga, of + A + i, kept(S, r * m + i))
+                        if reverse:
+                            for i in range(m):
+                                h = kept(H, r * m + i) * load(table, C + j0 + i)
+                                keep(H, r * m + i, h)
+                                add(part, 2 * k * C + j0 + i, -np.float64(h * kept(Q, r * m + i)))
+                                add(part, (2 * k + 1) * C + j0 + i, -np.float64(h))
+                        else:
+                            for i in range(m):
+                                add(part, 2 * k * C + j0 + i, np.float64(kept(Q, r * m + i)))
+                                add(part, (2 * k + 1) * C + j0 + i, np.float64(kept(G, r * m + i)))
+                        for i in range(m):
+                            store(gx, at + whole(src, j0 + i), kept(H, r * m + i))
+        for b in range(start, stop):
+            for j in range(passive, passive + P):
+                at, h = b * C + whole(src, j), load(g, b * C + whole(dst, j))
+                if reverse:
+                    h = h * load(table, C + j)
+                    store(gx, at, h)
+                    add(part, (2 * k + 1) * C + j, -np.float64(h))
+                    h = -h * ((load(x, at) - load(table, 2 * C + j)) * load(table, C + j))
+                    add(part, 2 * k * C + j, np.float64(h))
+                else:
+                    store(gx, at, load(table, j) * h)
+                    add(part, (2 * k + 1) * C + j, np.float64(h))
+                    add(part, 2 * k * C + j, np.float64(h * load(x, at)))
+
+
+# ---- reflections
+
+
+@_kernel
+def compact_wy(v: int, n: int, C: int, K: np.ndarray, U: np.ndarray, M: np.ndarray) -> None:
+    """Q = H_1 … H_n = I − K U of the rows of v, (n, C): U their directions, K (C, n) = Uᵀ M⁻¹; outputs, in float64.
+
+    M (n, n) = triu(U Uᵀ, 1) + I/2; see `flowref.fast.ops.Reflections`.
+    """
+    for k in range(n):
+        square = 0.0
+        for j in range(C):
+            U[k, j] = np.float64(load(v, k * C + j))
+            square += U[k, j] ** 2
+        length = math.sqrt(square)
+        for j in range(C):
+            U[k, j] /= length
+        for i in range(k + 1):
+            dot = 0.0
+            for j in range(C):
+                dot += U[i, j] * U[k, j]
+            M[i, k] = dot if i < k else dot / 2
+    # Columns of K one after another: K M = Uᵀ, M upper triangular.
+    for k in range(n):
+        for j in range(C):
+            K[j, k] = U[k, j]
+        for i in range(k):
+            for j in range(C):
+                K[j, k] -= K[j, i] * M[i, k]
+        for j in range(C):
+            K[j, k] /= M[k, k]
+
+
+@_kernel
+def compact_wy_back(
+    v: int, n: int, C: int, K: np.ndarray, U: np.ndarray, M: np.ndarray, gK: np.ndarray, gU: np.ndarray, gv: int
+) -> None:
+    """Gradient by v, an output, of those by K and U, (n, C), which it uses up.
+
+    With K M = Uᵀ: X Mᵀ = gK gives gU += Xᵀ, gM = −Kᵀ X, and through M's upper triangle gU += (S + Sᵀ) U, where S is
+    gM above the diagonal and half of it on the diagonal.
+    """
+    for k in range(n - 1, -1, -1):
+        for j in range(C):
+            gK[j, k] /= M[k, k]
+        for i in range(k):
+            for j in range(C):
+                gK[j, i] -= gK[j, k] * M[i, k]
+    for k in range(n):
+        for j in range(C):
+            gU[k, j] += gK[j, k]
+    for k in range(n):
+        for i in range(k + 1):
+            by_m = 0.0
+            for j in range(C):
+                by_m -= K[j, i] * gK[j, k]
+            for j in range(C):
+                if i < k:
+                    gU[i, j] += by_m * U[k, j]
+                    gU[k, j] += by_m * U[i, j]
+                else:
+                    gU[k, j] += by_m * U[k, j]
+    for k in range(n):
+        square, along = 0.0, 0.0
+        for j in range(C):
+            square += np.float64(load(v, k * C + j)) ** 2
+            along += gU[k, j] * U[k, j]
+        length = math.sqrt(square)
+        for j in range(C):
+            store(gv, k * C + j, f32((gU[k, j] - along * U[k, j]) / length))
