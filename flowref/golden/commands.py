@@ -48,17 +48,26 @@ def verify(target: str, dialect: str | None, skip: list[str], folder: str | None
     try:
         found = resolve(target, one_of("--dialect", dialect, DIALECTS) if dialect else None)
         return against_target(
-            Golden.open(folder or FOLDER), found, skip, one_of("--device", device, ("cpu", "cuda")), _say(console)
+            Golden.open(_folder(folder)), found, skip, one_of("--device", device, ("cpu", "cuda")), _say(console)
         )
     except (TargetError, FileError) as error:
         raise Unusable(str(error)) from None
+
+
+def _folder(folder: str | None) -> Path:
+    path = Path(folder) if folder else FOLDER
+    if not path.is_dir():
+        raise Unusable(
+            f"--dir={str(path)!r} is no folder: need one that flowref golden wrote. Leave it out for our own."
+        )
+    return path
 
 
 def check_files(folder: str | None, sample: int, console: Console) -> int:
     """Check the files of a folder of vectors."""
     say = _say(console)
     try:
-        return against_rules(Golden.open(folder or FOLDER), sample, say)
+        return against_rules(Golden.open(_folder(folder)), sample, say)
     except FileError as error:
         say(f"BROKEN {error}")
         return BROKEN

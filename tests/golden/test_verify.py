@@ -1,12 +1,16 @@
 """Targets against the vectors: right ones hold, wrong ones break, and what was left out is said."""
 
+from io import StringIO
+
 import pytest
 import torch
+from rich.console import Console
 
 from flowref.fast import AllInOneBlock
 from flowref.faults import corpus, variants
 from flowref.faults.plain import PlainBlock
 from flowref.gate.options import Unusable
+from flowref.golden import commands
 from flowref.golden.reading import Golden
 from flowref.golden.verify import against_target, judge
 from flowref.spec import Dialect
@@ -128,6 +132,11 @@ def test_a_failure_names_vector_place_and_numbers(golden):
     assert "BROKEN " in said
     assert "float64: forward.logdet[0]: got " in said
     assert "want " in said and "bound " in said
+
+
+def test_a_folder_that_is_not_there_cannot_be_used(tmp_path):
+    with pytest.raises(Unusable, match="is no folder: need one that flowref golden wrote"):
+        commands.check_files(str(tmp_path / "none"), 1, Console(file=StringIO()))
 
 
 class NumpyTarget:
