@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from flowref.cases import Recipe, load
+from flowref.cases.case import canonical
 from flowref.cases.files import FileError
 from flowref.golden import commands
 from flowref.golden.format import MANIFEST, SCHEMA_FILE, manifest_bytes, tensor_bytes
@@ -300,8 +302,20 @@ def damage(rng, folder):
         (folder / MANIFEST).write_text(json.dumps(manifest))
 
 
-def hold_against_damage(folder, trials, seed):
-    """The largest time that a reader took, and how many damaged sets it refused."""
+def damage_case(rng, path):
+    """One random damage to a case's files."""
+    how, numbers = rng.randrange(3), path.with_suffix(".safetensors")
+    if how < 2:
+        file = (path, numbers)[how]
+        file.write_bytes(damage_bytes(rng, file.read_bytes()))
+    else:
+        head = json.loads(path.read_text())
+        damage_json(rng, head)
+        path.write_bytes(canonical(head) + b"\n")
+
+
+def hold_against_damage(folder, trials, seed, damage=damage, read=Golden.open):
+    """The largest time that a reader took, and how many damaged files it refused."""
     whole = {path.name: path.read_bytes() for path in folder.iterdir()}
     slowest, refusals = 0.0, 0
     for trial in range(trials):
@@ -314,9 +328,9 @@ def hold_against_damage(folder, trials, seed):
         before = {path.name: path.read_bytes() for path in folder.iterdir()}
         start = time.monotonic()
         try:
-            Golden.open(folder)
+            read(folder)
         except FileError as error:
-            refusals += str(folder) in str(error)
+            refusals += str(folder.parent) in str(error)
         slowest = max(slowest, time.monotonic() - start)
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     return slowest, refusals
@@ -326,6 +340,17 @@ def test_random_damage_is_refused_or_harmless(folder, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     slowest, refusals = hold_against_damage(folder, TRIALS, seed=0)
+
+    assert slowest < 1
+    assert refusals > TRIALS / 2
+
+
+def test_random_damage_to_a_case_is_refused_or_harmless(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = Recipe(C=3, S=(2,), conditions=(1,), subnet="network").case().save(tmp_path / "case")
+    hurt, read = lambda rng, folder: damage_case(rng, path), lambda folder: load(path)
+
+    slowest, refusals = hold_against_damage(tmp_path / "case", TRIALS, 0, hurt, read)
 
     assert slowest < 1
     assert refusals > TRIALS / 2
