@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 
@@ -27,6 +27,7 @@ from flowref.laws import registry
 
 BROKEN = ("broken", "raised-always")
 KINDS = ("faults", "variants")
+PRECISIONS = ("float32", "float64")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Task:
     law: str
     faulty: bool
     profile: str
+    precisions: tuple[str, ...] = PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Finding:
     task: Task
     how: str
     where: str = ""
+    cases: int = 0
+    ratio: float = 0.0  # the largest error ÷ bound of an item that held
 
     @property
     def expected(self) -> bool:
@@ -56,18 +60,21 @@ class Finding:
 
 def judged(task: Task) -> Finding:
     """The first item that breaks, or how the last one that did not hold fared."""
-    settings = _settings(_target(task.id, task.faulty), task.dialect, task.profile)
-    judge = _judge(settings)
-    finding = Finding(task, "held")
-    for item in items(settings, registry.find(task.law)):
+    settings = _settings(_target(task.id, task.faulty), task.dialect, task.profile, task.precisions)
+    judge, todo = _judge(settings), items(settings, registry.find(task.law))
+    finding, cases, ratio = Finding(task, "held" if todo else "not-judged"), 0, 0.0
+    for item in todo:
         record = judge.judge(item)
         status = str(record["status"])
+        cases += record["cases"]
         if status != "held":
             said = (record.get("failure") or {}).get("message") or record.get("reason", "")
             finding = Finding(task, status, f"{item}: {said}".splitlines()[0])
+        else:
+            ratio = max(ratio, record["ratio"])
         if status in BROKEN:
             break
-    return finding
+    return replace(finding, cases=cases, ratio=ratio)
 
 
 @cache
@@ -80,8 +87,8 @@ def _target(id: str, faulty: bool) -> str:
 
 
 @cache
-def _settings(name: str, dialect: str, profile: str) -> Settings:
-    return Settings(targets=(name,), dialect=dialect, profile=profile, device="cpu", shrink=False)
+def _settings(name: str, dialect: str, profile: str, precisions: tuple[str, ...]) -> Settings:
+    return Settings((name,), dialect=dialect, profile=profile, device="cpu", precisions=precisions, shrink=False)
 
 
 @cache
@@ -95,6 +102,7 @@ def tasks(
     every_law: bool = False,
     profile: str | None = None,
     kinds: Sequence[str] = KINDS,
+    precisions: tuple[str, ...] = PRECISIONS,
 ) -> Iterator[Task]:
     """What is to be judged, law by law and dialect by dialect, so that the reference's passes serve many blocks.
 
@@ -106,10 +114,10 @@ def tasks(
     for each, dialect in product(laws, corpus.DIALECTS):
         for fault in corpus.FAULTS if "faults" in kinds else ():
             if only in (None, fault.id) and dialect in fault.dialects and (every_law or fault.law == each):
-                yield Task(fault.id, dialect, each, True, profile or "ci")
+                yield Task(fault.id, dialect, each, True, profile or "ci", precisions)
         for variant in variants.VARIANTS if "variants" in kinds else ():
             if only in (None, variant.id):
-                yield Task(variant.id, dialect, each, False, profile or "smoke")
+                yield Task(variant.id, dialect, each, False, profile or "smoke", precisions)
 
 
 def run(todo: Sequence[Task], workers: int) -> Iterator[Finding]:
@@ -123,15 +131,18 @@ def run(todo: Sequence[Task], workers: int) -> Iterator[Finding]:
 
 def report(findings: Iterable[Finding], every_law: bool = False) -> int:
     """Prints a line a fault, and of variants only what is not as it must be. The exit code."""
-    begin, bad, count = time.perf_counter(), [], 0
+    begin, bad, count, cases, ratio = time.perf_counter(), [], 0, 0, 0.0
     for one in findings:
         count += 1
+        cases += one.cases
+        ratio = max(ratio, 0.0 if one.task.faulty else one.ratio)
         fine = one.expected or (every_law and one.task.faulty)
         if not fine:
             bad.append(one)
         if one.task.faulty or not fine:
             print(_line(one), flush=True)
     print(f"{count} pairs of a block and a law, {len(bad)} not as they must be, {time.perf_counter() - begin:.0f} s")
+    print(f"{cases:,} cases; the largest error ÷ bound of a correct block is {ratio:.3g}")
     for one in bad:
         print(f"{'must break' if one.task.faulty else 'must hold'}: {_line(one)}")
     return 1 if bad or not count else 0
@@ -151,11 +162,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--profile", help="smoke or ci; by default ci for faults, smoke for variants, of which every law costs more"
     )
     parser.add_argument("--kind", choices=KINDS, help="only the faults, or only the variants")
+    parser.add_argument("--precision", default=",".join(PRECISIONS), help="as of `flowref check`")
     parser.add_argument("-n", type=int, default=os.cpu_count() or 1, help="processes")
     given = parser.parse_args(arguments)
     try:
         kinds = (given.kind,) if given.kind else KINDS
-        todo = list(tasks(given.law, given.only, given.every_law, given.profile, kinds))
+        precisions = tuple(given.precision.split(","))
+        todo = list(tasks(given.law, given.only, given.every_law, given.profile, kinds, precisions))
     except KeyError as unknown:
         parser.error(unknown.args[0])
     return report(run(todo, given.n), given.every_law)
