@@ -48,11 +48,15 @@ def _mapping(processes: int) -> Iterator[Callable[[Sequence[Listed]], Iterator[V
     if processes <= 1:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
-        yield lambda listing: map(one, listing)
-        torch.set_num_threads(threads)
+        try:
+            yield lambda listing: map(one, listing)
+        finally:
+            torch.set_num_threads(threads)
         return
-    with ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (1,))
+    try:
         yield lambda listing: pool.map(one, listing, chunksize=4)
+    finally:
         pool.shutdown(cancel_futures=True)
 
 
