@@ -1,8 +1,9 @@
 """Parts of a long law that held in an earlier run, so that one that was interrupted goes on where it was.
 
 A line of FILE holds the record of a part and a key: a hash over the file of every module that is loaded once the
-target is (its own, flowref's, torch's), torch's build, the processor, and what the target states. So another target,
-torch, flowref or machine finds nothing of its own there. The file is trusted: delete it to judge every part anew.
+target is, over the packages of the target and of flowref, torch's build, the processor, and what the target states. So
+another target, torch, flowref or machine finds nothing of its own there; a module that a target loads later, from
+outside its package, is not seen. The file is trusted: delete it to judge every part anew.
 """
 
 from __future__ import annotations
@@ -80,6 +81,9 @@ class Finished:
         words += [item.target, str(target.dialect), target.precision]
         digest = hashlib.sha256("\n".join(words).encode())
         files = {getattr(module, "__file__", None) or "" for module in list(sys.modules.values())}
+        for package in {"flowref", item.target.partition(":")[0].partition(".")[0]}:
+            for folder in getattr(sys.modules.get(package), "__path__", ()):
+                files |= {str(file) for kind in ("py", "so") for file in Path(folder).rglob(f"*.{kind}")}
         for file in sorted(files):
             digest.update(Path(file).read_bytes() if os.path.isfile(file) else b"")
         return digest.hexdigest()

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from flowref.fast import AllInOneBlock
 from flowref.gate import check, finished
 from flowref.gate.evidence import Evidence
 from flowref.gate.hold import Judge
@@ -22,6 +23,7 @@ from flowref.gate.plan import Item
 from flowref.gate.progress import Lines
 from flowref.laws import registry
 from flowref.laws.run import Run
+from flowref.targets import Module
 
 SOURCE = "from flowref.fast import AllInOneBlock\nclass Block(AllInOneBlock):\n    '''{}'''\n"
 EARLIER = "held in an earlier run"
@@ -97,6 +99,21 @@ def test_another_module_is_another_flowref_or_torch(
     file.write_text("two")
 
     assert judge()["reason"] == ""
+
+
+def test_a_file_of_the_package_that_is_not_loaded_yet_counts(
+    judge: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = type(sys)("flowref")
+    package.__path__ = [str(tmp_path / "package")]
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "lazy.py").write_text("one")
+    item, target = Item("flowref.fast:AllInOneBlock", LAW, "forward", "float32", "cpu", part=0), Module(AllInOneBlock)
+    monkeypatch.setitem(sys.modules, "flowref", package)
+    one = finished.Finished()._key(item, target)
+    (tmp_path / "package" / "lazy.py").write_text("two")
+
+    assert finished.Finished()._key(item, target) != one
 
 
 def test_another_build_of_torch_or_dialect_is_judged(judge: Any, monkeypatch: pytest.MonkeyPatch) -> None:
