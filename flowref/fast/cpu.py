@@ -10,8 +10,8 @@ so that a hard permutation costs nothing of its own. `table` holds σ, 1/σ and 
     l         α·tanh(c·k), under GIN less its mean per sample
 
 Tensors are handed over as addresses, shapes as numbers. A kernel works on the groups of samples and the channels that
-it is given, so that threads share nothing that they write. Group k of n holds the samples kB/n to (k+1)B/n; what is summed
-over samples is summed by group and then over groups, always in float64.
+it is given, so that threads share nothing that they write. Group k of n holds the samples kB/n to (k+1)B/n; what is
+summed over samples is summed by group and then over groups, always in float64.
 All indices are 64 bits wide. Nothing is written but what an argument's line calls an output.
 """
 
@@ -472,7 +472,8 @@ def couple_back(
                                 store(gx, q0 + n, h * e)
                                 store(ga, k_0 + n, gl if gin else slope * (f32(1) - T * T) * gl)
                                 store(ga, t0 + n, unit * h)
-                                keep(gs, n, gl if gin else raw * (q + unit * load(a, t0 + n)))
+                                by_sigma = raw * (q + unit * load(a, t0 + n))
+                                keep(gs, n, gl if gin else by_sigma)
                                 keep(gu, n, raw)
                         one, two = _sum(gs, size), _sum(gu, size)
                         total += one
