@@ -359,9 +359,11 @@ def _status(
         return {"status": "not-judged", "reason": f"no such case is legal in the dialect {trial.target.dialect}"}
     if not trial.cases:
         return {"status": "unproven", "reason": "no case was drawn"}
+    if trial.moot and not trial.comparisons:
+        return {"status": "not-judged", "reason": trial.moot}
     if trial.comparisons <= trial.undecided:
         return {"status": "unproven", "reason": f"none of {trial.comparisons} comparisons could be decided"}
-    missing = sorted(_must_meet(trial, passes) - trial.regimes) if required else []
+    missing = sorted(_must_meet(trial, passes) - trial.regimes - trial.moot_regimes) if required else []
     if missing:
         return {"status": "unproven", "missing": missing, "reason": f"not met: {', '.join(missing)}"}
     return {"status": "held"}

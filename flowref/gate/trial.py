@@ -67,6 +67,8 @@ class Trial:
     undecided: int = 0
     ratio: float = 0.0
     regimes: set[str] = field(default_factory=set)
+    moot: str = ""  # why the target left the law nothing to judge on a case
+    moot_regimes: set[str] = field(default_factory=set)
     digest: Any = field(default_factory=hashlib.sha256)
 
     @property
@@ -116,6 +118,9 @@ class Trial:
         self.digest.update(bytes.fromhex(case.id))
         if meter.comparisons > meter.undecided:  # a comparison that could not decide is no evidence
             self.regimes |= case.regimes
+        if meter.moot:
+            self.moot = meter.moot
+            self.moot_regimes |= case.regimes
 
 
 def plain(value: Any) -> Any:

@@ -3,7 +3,8 @@
 A table a kind of illegal thing: constructor's arguments, inputs, conditions, answers of the subnet, loaded states.
 *Refused*: an allowed type, raised before the subnet was called (for its answer: after the one call), and not from
 inside one of torch's own functions. *Named*: the message holds the argument's name, or, in a pass, what was expected
-and what came, as numbers. An illegal thing that isn't refused has no name to be asked for.
+and what came, as numbers. An illegal thing that isn't refused has no name to be asked for: where nothing is refused,
+the laws about names are not judged.
 """
 
 from __future__ import annotations
@@ -112,11 +113,11 @@ def _all_refused(run: Run, met: Iterator[Met], allowed: tuple[type[Exception], .
 
 
 def _all_named(run: Run, met: Iterator[Met], allowed: tuple[type[Exception], ...], calls: int = 0) -> None:
-    wrong = [
-        f"{one.what.shown} is answered by {str(one.error)[:80]!r}"
-        for one in met
-        if not one.excuse(allowed, calls) and not one.named
-    ]
+    refused = [one for one in met if not one.excuse(allowed, calls)]
+    if not refused:
+        run.meter.moot = "nothing illegal is refused here, so there is no message to look at"
+        return
+    wrong = [f"{one.what.shown} is answered by {str(one.error)[:80]!r}" for one in refused if not one.named]
     run.equal("none", "; ".join(wrong) or "none", f"refused without a name ({len(wrong)})")
 
 

@@ -54,6 +54,7 @@ class Meter:
     comparisons: int = 0
     undecided: int = 0
     ratio: float = 0.0  # largest error ÷ bound
+    moot: str = ""  # why the target leaves the law nothing to judge on this case, where it does
     ratios: list[tuple[str, int, float]] = field(default_factory=list)  # (what, C·N, ratio), where asked for
     keep: bool = False
 

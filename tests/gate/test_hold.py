@@ -45,6 +45,13 @@ class Halfless(AllInOneBlock):
     not_claimed = frozenset({"float16"})
 
 
+class Taking(AllInOneBlock):
+    """Loads whatever comes."""
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        return None
+
+
 class Untidy(AllInOneBlock):
     """Leaves the process in another state than it found it in."""
 
@@ -117,6 +124,15 @@ def test_undecided_comparisons_are_no_evidence(judge: Any) -> None:
 
     assert (record["status"], record["undecided"]) == ("unproven", record["comparisons"])
     assert record["regimes"] == []
+
+
+def test_where_nothing_is_refused_no_message_is_judged(judge: Any) -> None:
+    """That is not held, and no missing evidence: the law about refusals is broken there."""
+    laws = registry.find("error.refused-states") + registry.find("error.named-states")
+    legal, taking = ([judge(block, law, precision="float32") for law in laws] for block in (AllInOneBlock, Taking))
+
+    assert [record["status"] for record in legal + taking] == ["held", "held", "broken", "not-judged"]
+    assert taking[1]["reason"] == "nothing illegal is refused here, so there is no message to look at"
 
 
 def test_a_law_that_has_no_case_is_no_evidence(judge: Any, monkeypatch: pytest.MonkeyPatch) -> None:
