@@ -137,11 +137,12 @@ class AllInOneBlock(nn.Module):
         given, owned = z.dtype, self.global_scale.dtype
         work = torch.float32 if owned in (torch.float16, torch.bfloat16) else owned
 
-        fused = self._kernels(z, *conditions)
+        state = self._state
+        fused = _kernels(state, (z, *conditions))
         if fused is not None:
-            return fused.run(self.spec, self._state, z, conditions, self._ask, reverse)
+            return fused.run(self.spec, state, z, conditions, self._ask, reverse)
         with _full_precision(z):
-            formulas = eager.Formulas(self.spec, self._state, work)
+            formulas = eager.Formulas(self.spec, state, work)
             z = formulas.before(z.to(work), reverse)
             p, _ = formulas.split(z)
             # cat copies even a single tensor, so that a subnet that writes to its input reaches nobody else's.
@@ -160,22 +161,6 @@ class AllInOneBlock(nn.Module):
     def extra_repr(self) -> str:
         """What the block was asked to be."""
         return repr(self.spec)
-
-    def _kernels(self, *given: Tensor) -> Any:
-        """The module that runs a pass on these inputs with compiled kernels, or None where the eager form serves."""
-        if torch.compiler.is_compiling() or any(type(v) not in PLAIN for v in given):
-            return None
-        x = given[0]
-        if not (x.is_cpu and x.dtype is torch.float32 and len(x)) or _transformed():
-            return None
-        state = [v for v in self._state if v is not None and v.dtype is not torch.int64]
-        if any(v.dtype is not torch.float32 or type(v) not in PLAIN for v in state):
-            return None
-        if any(v.is_neg() or v.layout is not torch.strided for v in given):
-            return None
-        if self._state.there.requires_grad or self._state.back.requires_grad:  # the product is differentiable, too
-            return None
-        return choice.module()
 
     @property
     def _state(self) -> eager.State:
@@ -357,6 +342,21 @@ def _autocasts(x: Tensor) -> bool:
 def _full_precision(x: Tensor) -> AbstractContextManager[Any]:
     """Keeps autocast away from all but the subnet."""
     return torch.autocast(x.device.type, enabled=False) if _autocasts(x) else nullcontext()
+
+
+def _kernels(state: eager.State, given: Sequence[Tensor]) -> Any:
+    """The module that runs a pass on these inputs with compiled kernels, or None where the eager form serves."""
+    if torch.compiler.is_compiling() or any(type(v) not in PLAIN or not v.is_cpu for v in given):
+        return None
+    held = [v for v in state if v is not None and v.dtype is not torch.int64]
+    if not len(given[0]) or any(v.dtype is not torch.float32 or v.layout is not torch.strided for v in (*given, *held)):
+        return None
+    if any(type(v) not in PLAIN or v.is_neg() for v in (*given, *held)):
+        return None
+    # W is no part of what the kernels differentiate by.
+    if state.there.requires_grad or state.back.requires_grad or _transformed():
+        return None
+    return choice.module()
 
 
 def _transformed() -> bool:

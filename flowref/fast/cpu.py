@@ -542,7 +542,8 @@ def couple_rows(
         rows = min(R, stop - b0)
         for r in range(rows):
             logs[b0 + r, 0] = 0.0
-        for sweep in range(0 if gin else 1, 2):
+        # Wide rows under GIN are swept twice, as their mean is known only at the end.
+        for sweep in range(0 if gin and width < A else 1, 2):
             for i0 in range(0, A, max(width, 1)):
                 m = min(width, A - i0)
                 for r in range(rows):
@@ -551,7 +552,7 @@ def couple_rows(
                         keep(T, r * m + i, load(a, at + i))
                 for n in range(rows * m):
                     keep(L, n, alpha * tanh(c * kept(T, n)))
-                if not gin or sweep == 0:
+                if not gin or sweep == 0 or width == A:
                     for r in range(rows):
                         logs[b0 + r, 0] += _sum(L + 4 * r * m, m)
                 if sweep == 0:
@@ -617,7 +618,7 @@ def couple_rows_back(
             rows = min(R, stop - b0)
             for r in range(rows):
                 logs[b0 + r, 0] = 0.0
-            for sweep in range(0 if gin else 1, 2):
+            for sweep in range(0 if gin and width < A else 1, 2):
                 for i0 in range(0, A, max(width, 1)):
                     m, j0 = min(width, A - i0), first + i0
                     for r in range(rows):
@@ -661,9 +662,10 @@ def couple_rows_back(
                             keep(Q, n, kept(G, n) * (q + unit * kept(S, n)))
                             keep(H, n, h * e)
                             keep(S, n, unit * h)
-                    if sweep == 0:
+                    if gin and (sweep == 0 or width == A):
                         for r in range(rows):
                             logs[b0 + r, 0] += _sum(E + 4 * r * m, m)
+                    if sweep == 0:
                         continue
                     for r in range(rows):
                         at, of = (b0 + r) * C, (b0 + r) * 2 * A + i0

@@ -411,10 +411,13 @@ def _contiguous(g: Tensor) -> Tensor:
 
 def _eager_only(*gradients: Tensor | None) -> bool:
     """Whether a gradient is to be differentiated, or is no tensor that a kernel can read."""
-    return torch.is_grad_enabled() or any(
-        g is not None and (type(g) not in PLAIN or torch._C._functorch.is_functorch_wrapped_tensor(g))
-        for g in gradients
-    )
+    return torch.is_grad_enabled() or any(g is not None and (type(g) not in PLAIN or _is_mapped(g)) for g in gradients)
+
+
+def _is_mapped(g: Tensor) -> bool:
+    """Whether g is one of vmap's tensors: of torch.func's, or of is_grads_batched's own kind."""
+    functorch = torch._C._functorch
+    return functorch.is_functorch_wrapped_tensor(g) or functorch.is_legacy_batchedtensor(g)
 
 
 def _full_precision() -> AbstractContextManager[Any]:

@@ -1,0 +1,312 @@
+"""The compiled kernels: their functions to a few ulps, their passes by the laws, and what holds around them."""
+
+import os
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+pytest.importorskip("numba")
+
+from flowref.cases.stream import edge_rows, rows
+from flowref.fast import AllInOneBlock, choice, cpu, fused, kernels, pool
+from flowref.laws import registry
+from flowref.laws.run import hold_case
+from flowref.targets import Module
+
+DIALECTS = ("anomalib", "freia-main", "documented")
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """Counts the passes that kernels run."""
+    counted, run = [], fused.run
+
+    def noted(*given):
+        counted.append(True)  # and keeps nothing of the pass
+        return run(*given)
+
+    monkeypatch.setattr(fused, "run", noted)
+    return counted
+
+
+# ---- functions
+
+
+def ulps(function, want, x):
+    """Errors in units of the last place of the right result, float64's, rounded; subnormal ones in 2^-149."""
+    x = np.ascontiguousarray(x, np.float32)
+    y = np.full_like(x, np.nan)
+    function(x.ctypes.data, y.ctypes.data, len(x))
+    right = want(x.astype(np.float64))
+    unit = np.spacing(np.abs(right).astype(np.float32)).astype(np.float64)
+    return np.abs(y - right) / unit, x
+
+
+NEAR_ZERO = np.concatenate([sign * 2.0 ** np.linspace(-149, 3, 200_001) for sign in (1, -1)])
+
+
+@pytest.mark.parametrize("points", (np.linspace(-103.9, 88.72, 2_000_003), NEAR_ZERO), ids=("range", "near-0"))
+def test_exp_is_right_to_one_ulp(points):
+    """The bound grants (2 + |x|) ulps."""
+    error, x = ulps(cpu.exp_of, np.exp, points)
+
+    assert error.max() <= 1.05, (error.max(), x[error.argmax()])
+
+
+@pytest.mark.parametrize("points", (np.linspace(-12, 12, 2_000_003), NEAR_ZERO), ids=("range", "near-0"))
+def test_tanh_is_right_to_two_and_a_half_ulps_near_0_too(points):
+    """The bound grants 4 ulps."""
+    error, x = ulps(cpu.tanh_of, np.tanh, points)
+
+    assert error.max() <= 2.5, (error.max(), x[error.argmax()])
+
+
+@pytest.mark.parametrize("n", (7, 16, 33))
+def test_functions_at_their_ends(n):
+    """In whole vectors and in what is left over."""
+    ends = np.array([0, -0.0, np.inf, -np.inf, np.nan, 89, -104, 1e-45, -1e-45, 9.1, -1e30], np.float32)
+    x = np.resize(ends, n)
+    y, z = np.empty_like(x), np.empty_like(x)
+    cpu.exp_of(x.ctypes.data, y.ctypes.data, n)
+    cpu.tanh_of(x.ctypes.data, z.ctypes.data, n)
+    exp = np.resize(np.array([1, 1, np.inf, 0, np.nan, np.inf, 0, 1, 1, y[9] if n > 9 else 0, 0], np.float32), n)
+    tanh = np.resize(np.array([0, -0.0, 1, -1, np.nan, 1, -1, 1e-45, -1e-45, 1, -1], np.float32), n)
+
+    assert np.array_equal(y, exp, equal_nan=True)
+    assert np.array_equal(z, tanh, equal_nan=True)
+    assert np.array_equal(np.signbit(z[~np.isnan(z)]), np.signbit(tanh[~np.isnan(tanh)]))
+
+
+# ---- passes
+
+
+LAWS = ("reference", "gradient.by-input", "gradient.by-parameters", "layout.every", "compile.second", "purity.nothing")
+
+
+def laws():
+    return [law for law in registry.all() if law.id.startswith(LAWS)]
+
+
+@pytest.mark.parametrize("threads", (1, 3))
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_laws_hold_on_kernels_in_every_dialect(passes, monkeypatch, dialect, threads):
+    """Over some rows of smoke and an edge; with three threads also where a sample is shared by them."""
+    if threads > 1:
+        monkeypatch.setattr(fused, "ALONE", 0)
+        torch.set_num_threads(threads)
+    target = Module(AllInOneBlock, dialect=dialect)
+    found = laws()
+    assert len({law.family for law in found}) >= 4
+    for law in found:
+        recipes = rows("smoke", dialect, law.fixed("float32"))[threads::6]
+        for recipe in (*recipes, *(edge_rows("channels-1", dialect) if law.family == "reference" else ())):
+            for direction in law.directions:
+                hold_case(law, recipe.case(), target, "float32", direction)
+
+    assert len(passes) > 50
+
+
+@pytest.mark.parametrize("dims", [(6,), (1100,), (3, 40, 30), (2, 5)], ids=str)
+@pytest.mark.parametrize("gin", (False, True))
+def test_the_number_of_threads_changes_no_output_or_gradient_by_more_than_the_logdets_order(
+    block, monkeypatch, dims, gin
+):
+    """Rows of more than a scratch buffer, pixels of more than one, fewer samples than threads."""
+    made = block(dims, gin_block=gin, subnet=Halves)
+    x = torch.randn(2, *dims)
+    seen = []
+    for threads, alone in ((1, 2**15), (3, 0)):
+        torch.set_num_threads(threads)
+        monkeypatch.setattr(fused, "ALONE", alone)
+        given = x.clone().requires_grad_()
+        (y,), logdet = made([given])
+        (y.square().sum() + logdet.sum()).backward()
+        seen.append((y, given.grad, *(p.grad.clone() for p in made.parameters() if p.grad is not None)))
+        made.zero_grad()
+
+    # Sums over a sample are in float64, whose order is all that may differ, so what they round to is the same.
+    assert all(torch.equal(one, other) for one, other in zip(*seen, strict=True))
+
+
+class Halves(torch.nn.Module):
+    """Some channels of the input, twice, at any size."""
+
+    def __init__(self, n, m):
+        super().__init__()
+        self.half = m // 2
+
+    def forward(self, v):
+        return torch.cat((v[:, : self.half], v[:, : self.half]), 1)
+
+
+# ---- memory
+
+
+def kept(made, x):
+    """Bytes that the graph of a pass holds, without parameters and x, ÷ those of x."""
+    own = {v.untyped_storage().data_ptr() for v in (x, *made.parameters())}
+    found = {}
+
+    def pack(v: Tensor) -> Tensor:
+        if v.untyped_storage().data_ptr() not in own:
+            found[v.untyped_storage().data_ptr()] = v.untyped_storage().nbytes()
+        return v
+
+    with saved_tensors_hooks(pack, lambda v: v):
+        made([x])
+    return sum(found.values()) / x.untyped_storage().nbytes()
+
+
+@pytest.mark.parametrize("reverse_permutation", (False, True))
+@pytest.mark.parametrize(
+    ("flags", "most"),
+    [({}, 1.1), ({"gin_block": True}, 1.1), ({"permute_soft": True}, 1.1), ({"learned_householder_permutation": 8}, 2)],
+    ids=("hard", "gin", "soft", "reflections"),
+)
+@pytest.mark.parametrize("dims", [(64,), (16, 12, 12)], ids=str)
+def test_backward_keeps_the_answer_and_little_else(block, passes, dims, flags, most, reverse_permutation):
+    made = block(dims, subnet=Halves, reverse_permutation=reverse_permutation, **flags)
+    x = torch.randn(64, *dims, requires_grad=True)
+
+    assert 1 <= kept(made, x) <= most
+    assert passes
+
+
+def test_without_gradients_nothing_is_kept(block, passes):
+    made = block((6, 3))
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            (y,), logdet = made([torch.randn(2, 6, 3)])
+        assert y.grad_fn is None and logdet.grad_fn is None
+    assert len(passes) == 2
+
+
+# ---- derivatives of another kind go through the eager form
+
+
+@pytest.mark.parametrize("rev", (False, True))
+@pytest.mark.parametrize("flags", [{}, {"gin_block": True}, {"learned_householder_permutation": 3}], ids=str)
+def test_a_gradient_of_a_gradient_is_that_of_the_eager_form(block, passes, monkeypatch, rev, flags):
+    made, x = block((5, 3), (2,), reverse_permutation=True, **flags), torch.randn(2, 5, 3, requires_grad=True)
+    c = torch.randn(2, 2, 3, requires_grad=True)
+    leaves = [x, c, *(p for p in made.parameters() if not flags.get("gin_block") or p is not made.global_scale)]
+    found = []
+    for form in ("numba", "eager"):
+        monkeypatch.setenv(choice.VARIABLE, form)
+        (y,), logdet = made([x], [c], rev=rev)
+        first = torch.autograd.grad(y.sin().sum() + logdet.sin().sum(), leaves, create_graph=True)
+        found.append(torch.autograd.grad(sum(g.square().sum() for g in first), leaves, allow_unused=True))
+
+    assert len(passes) == 1
+    for one, other in zip(*found, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            assert float((one - other).abs().max()) <= 2**-15 * max(1.0, float(other.abs().max()))
+
+
+def test_gradients_mapped_over_rows_are_those_of_single_rows(block, passes):
+    made, x = block((4, 2), learned_householder_permutation=2), torch.randn(1, 4, 2, requires_grad=True)
+    (y,), _ = made([x])
+    rows_of = torch.eye(8).view(8, 1, 4, 2)
+    (mapped,) = torch.autograd.grad(y, x, rows_of, is_grads_batched=True, retain_graph=True)
+    single = torch.stack([torch.autograd.grad(y, x, row, retain_graph=True)[0] for row in rows_of])
+
+    assert passes
+    assert float((mapped - single).abs().max()) <= 2**-20 * float(single.abs().max())
+
+
+def test_a_w_that_changed_between_forward_and_backward_is_refused(block):
+    made = block((4, 2), permute_soft=True)
+    (y,), _ = made([torch.randn(2, 4, 2, requires_grad=True)])
+    made.w_perm.add_(1)
+    with pytest.raises(RuntimeError, match="w_perm"):
+        y.sum().backward()
+
+
+# ---- which form
+
+
+def test_numba_runs_what_it_can_and_eager_is_a_word_away(block, passes, monkeypatch):
+    made, x = block((4,)), torch.randn(2, 4)
+    monkeypatch.delenv(choice.VARIABLE, raising=False)
+    made([x])
+    assert kernels() == "numba" and len(passes) == 1
+    made.double()([x.double()])
+    made.float()([x[:0]])
+    torch.func.vmap(lambda v: made([v[None]])[0][0])(x)
+    assert len(passes) == 1
+    monkeypatch.setenv(choice.VARIABLE, "eager")
+    made([x])
+    assert kernels() == "eager" and len(passes) == 1
+
+
+def test_another_word_is_refused_and_missing_numba_is_named(monkeypatch):
+    monkeypatch.setenv(choice.VARIABLE, "fast")
+    with pytest.raises(ValueError, match="FLOWREF_FAST='fast': expected eager or numba"):
+        kernels()
+    monkeypatch.setattr(choice, "_found", lambda: None)
+    monkeypatch.setenv(choice.VARIABLE, "numba")
+    with pytest.raises(ImportError, match=r"flowref\[cpu\]"):
+        kernels()
+    monkeypatch.delenv(choice.VARIABLE)
+    assert kernels() == "eager"
+
+
+# ---- threads
+
+
+def test_every_part_is_done_once_and_an_error_comes_back():
+    done = []
+    pool.spread(done.append, 5)
+    assert sorted(done) == [0, 1, 2, 3, 4]
+
+    def fails(k):
+        if k == 3:
+            raise ZeroDivisionError("three")
+
+    with pytest.raises(ZeroDivisionError, match="three"):
+        pool.spread(fails, 5)
+
+
+def test_threads_that_call_at_once_get_what_each_gets_alone(block, monkeypatch):
+    monkeypatch.setattr(fused, "ALONE", 0)
+    torch.set_num_threads(3)
+    made = block((6, 5, 4), gin_block=True)
+    inputs = [torch.randn(2, 6, 5, 4) for _ in range(6)]
+    want = [made([x])[0][0] for x in inputs]
+    start = threading.Barrier(len(inputs))
+
+    def many(x):
+        start.wait()
+        return [made([x])[0][0] for _ in range(20)]
+
+    with ThreadPoolExecutor(len(inputs)) as executor:
+        got = list(executor.map(many, inputs))
+
+    assert all(torch.equal(w, y) for w, found in zip(want, got, strict=True) for y in found)
+    assert torch.get_num_threads() == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform has no fork")
+def test_a_fork_after_the_first_pass_makes_threads_of_its_own():
+    pool.spread(lambda k: None, 3)
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        done = []
+        pool.spread(done.append, 3)
+        os.write(write, bytes(sorted(done)))
+        os._exit(0)
+    os.close(write)
+    waiting = threading.Timer(20, os.kill, (child, 9))
+    waiting.start()
+    _, status = os.waitpid(child, 0)
+    waiting.cancel()
+
+    assert (status, os.read(read, 10)) == (0, bytes([0, 1, 2])), sys.platform
