@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from flowref.gate.evidence import Record
-from flowref.laws.registry import FAMILIES
+from flowref.laws.registry import FAMILIES, HALVES
 
 BROKEN = ("broken", "raised-always")
-# The family that says most about a step, when its law is among the broken ones.
-TELLING = {
+# The families that say most about a step of a pass, when their laws are among the broken ones.
+PASS = {
     "coupling": ("coupling", "reference"),
     "clamp": ("clamp",),
     "GIN mean": ("gin",),
@@ -18,13 +18,11 @@ TELLING = {
     "W": ("permutation",),
     "log-det": ("logdet",),
     "gradient": ("gradient",),
-    "state": ("state",),
     "answer": ("shape",),
-    "refusals": ("error",),
+    "dtype": ("dtype",),
 }
-
 # Where a wrong step shows too, if a case hides it before: a law that leads there, and elsewhere to a step, is that's.
-LATE = ("log-det", "gradient", "state", "dtype")
+LATE = ("log-det", "gradient", "dtype")
 
 
 @dataclass(frozen=True)
@@ -42,23 +40,50 @@ class Finding:
 
 
 def findings(records: Iterable[Record]) -> list[Finding]:
-    """The broken records by target and cause, in the order of the laws' families: the simplest first."""
+    """The broken records by target and cause, in the order of the laws' families: the simplest first.
+
+    One cause is one step of a pass; no answer, at one edge; a second pass that differs; else one law, since a law
+    about state, purity or refusals claims one thing that no other shows.
+    """
     broken = sorted((record for record in records if record["status"] in BROKEN), key=_family)
-    causes = {(str(record["target"]), str(record["law"])): step_of(record) for record in reversed(broken)
-              if step_of(record) not in LATE}  # fmt: skip
-    found: dict[tuple[str, str], list[Record]] = {}
+    steps: dict[tuple[str, str], str] = {}  # of a target's law: the step of a pass to which an item of it leads
     for record in broken:
-        target, step = str(record["target"]), step_of(record)
-        if step in LATE:
-            step = causes.get((target, str(record["law"])), step)
-        found.setdefault((target, step), []).append(record)
-    return [Finding(target, step, _telling_first(step, group)) for (target, step), group in found.items()]
+        if _is_early(step_of(record)):
+            steps.setdefault((str(record["target"]), str(record["law"])), step_of(record))
+    always = {str(r["target"]) for r in broken if step_of(r) == "answer" and not _edge(r)}
+    found: dict[tuple[str, str, str], list[Record]] = {}
+    for record in broken:
+        target, law, step = str(record["target"]), str(record["law"]), step_of(record)
+        step = step if _is_early(step) else steps.get((target, law), step)
+        if step == "answer":
+            detail = "" if target in always else _edge(record)
+        else:
+            detail = "" if step in PASS or _has_place(record) else law
+        found.setdefault((target, step, detail), []).append(record)
+    return [Finding(target, step, _telling_first(step, group)) for (target, step, _), group in found.items()]
 
 
 def step_of(record: Record) -> str:
     """The step to which a broken record leads; its own law, where nothing is known."""
-    leads = (record.get("failure") or {}).get("leads")
+    leads = _leads(record)
     return str(leads["step"]) if leads else str(record["law"])
+
+
+def _leads(record: Record) -> Record:
+    return (record.get("failure") or {}).get("leads") or {}
+
+
+def _has_place(record: Record) -> bool:
+    return bool(_leads(record).get("first"))
+
+
+def _is_early(step: str) -> bool:
+    return step in PASS and step not in LATE
+
+
+def _edge(record: Record) -> str:
+    """The edge, or half precision, at which the failing case lies."""
+    return str(_leads(record).get("edge") or ("half" if record["precision"] in HALVES else ""))
 
 
 def _family(record: Record) -> int:
@@ -66,5 +91,5 @@ def _family(record: Record) -> int:
 
 
 def _telling_first(step: str, group: list[Record]) -> list[Record]:
-    families = TELLING.get(step, ())
+    families = PASS.get(step, ())
     return sorted(group, key=lambda record: str(record["law"]).split(".")[0] not in families)

@@ -280,7 +280,8 @@ class Judge:
         ask = Ask(failure.case, trial.target, trial.precision, trial.device, self.watch.call)
         try:
             with self.watch.case():
-                return plain(diagnose(ask, trial.law, trial.direction).plain())
+                found = diagnose(ask, trial.law, trial.direction).plain()
+                return plain(found | {"edge": failure.case.edge})
         except (Exception, CallTimeout):  # the verdict stands without it
             return None
 

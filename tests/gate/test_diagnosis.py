@@ -93,30 +93,63 @@ def test_correct_blocks_are_out_nowhere() -> None:
             assert [str(place) for place in places(seen, direction) if place.out] == []
 
 
-def record(name: str, step: str | None, **more: Any) -> dict[str, Any]:
-    leads = None if step is None else {"step": step}
-    return {"law": name, "target": "t", "status": "broken", "failure": {"leads": leads}} | more
+def record(name: str, step: str | None, place: bool = True, **more: Any) -> dict[str, Any]:
+    leads = (
+        None
+        if step is None
+        else {"step": step, "edge": more.pop("edge", None), "first": {} if not place else {"place": "forward: output"}}
+    )
+    found = {"law": name, "target": "t", "status": "broken", "precision": "float32", "failure": {"leads": leads}}
+    return found | more
 
 
 def test_laws_that_lead_to_one_step_are_one_finding() -> None:
     records = [
         record("reference.output-equals-reference", "clamp"),
-        record("clamp.odd", "clamp"),
+        record("clamp.odd", "clamp", place=False),
         record("clamp.odd", "dtype", precision="float64"),
         record("gradient.by-input", "gradient"),
-        record("state.pickle-works", "state"),
-        record("state.pickle-works", "state", target="other"),
+        record("gradient.by-subnet", "gradient"),
         record("inverse.log-dets-cancel", "clamp", status="held"),
         record("purity.inputs-keep-their-bits", None),
     ]
-    found = findings(records)
-    assert [(one.target, one.step, one.laws) for one in found] == [
-        ("t", "clamp", ["clamp.odd", "reference.output-equals-reference"]),
-        ("t", "gradient", ["gradient.by-input"]),
-        ("t", "purity.inputs-keep-their-bits", ["purity.inputs-keep-their-bits"]),
-        ("t", "state", ["state.pickle-works"]),
-        ("other", "state", ["state.pickle-works"]),
+    assert [(one.step, one.laws) for one in findings(records)] == [
+        ("clamp", ["clamp.odd", "reference.output-equals-reference"]),
+        ("gradient", ["gradient.by-input", "gradient.by-subnet"]),
+        ("purity.inputs-keep-their-bits", ["purity.inputs-keep-their-bits"]),
     ]
+
+
+def test_what_shows_in_no_pass_is_a_finding_of_its_law() -> None:
+    records = [
+        record("state.pickle-works", "state", place=False),
+        record("state.pickle-works", "state", place=False, precision="float64"),
+        record("state.deepcopy-works", "state", place=False),
+        record("inverse.reverse-undoes-forward", "state"),
+        record("inverse.log-dets-cancel", "state"),
+        record("state.pickle-works", "state", place=False, target="other"),
+    ]
+    assert [(one.target, one.laws) for one in findings(records)] == [
+        ("t", ["inverse.reverse-undoes-forward", "inverse.log-dets-cancel"]),
+        ("t", ["state.pickle-works"]),
+        ("t", ["state.deepcopy-works"]),
+        ("other", ["state.pickle-works"]),
+    ]
+
+
+def test_no_answer_is_a_finding_an_edge_unless_there_is_none_anywhere() -> None:
+    edges = [
+        record("shape.answers-at-batch-0", "answer", edge="batch-0"),
+        record("shape.answers-at-one-channel", "answer", edge="channels-1"),
+        record("dtype.answers-in-bfloat16", "answer", precision="bfloat16"),
+        record("dtype.answers-in-float16", "answer", precision="float16"),
+    ]
+    assert [one.laws for one in findings(edges)] == [
+        ["shape.answers-at-batch-0"],
+        ["shape.answers-at-one-channel"],
+        ["dtype.answers-in-bfloat16", "dtype.answers-in-float16"],
+    ]
+    assert len(findings([*edges, record("shape.answers-in-shape", "answer")])) == 1
 
 
 BLOCK = """

@@ -35,6 +35,7 @@ FAILURE = {
     "reference": {"holds": True, "ratio": 0.04},
     "leads": {
         "step": "W",
+        "edge": None,
         "text": "W (forward: output is out first, and not with W = I)",
         "first": {
             "place": "forward: output",
