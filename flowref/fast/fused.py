@@ -75,7 +75,7 @@ class Dense(NamedTuple):
 
     W: Tensor
 
-    def apply(self, v: Tensor) -> Tensor:
+    def apply(self, v: Tensor, own: bool = False) -> Tensor:
         return _times(self.W, v)
 
     def back(self, g: Tensor, v: Tensor) -> tuple[Tensor, None]:
@@ -83,27 +83,29 @@ class Dense(NamedTuple):
 
 
 class Reflected(NamedTuple):
-    """v ↦ v − K U v, K (C, n), U (n, C)."""
+    """v ↦ v − K U v. Kt, the transpose of K, and U are (n, C), contiguous: products are fastest so."""
 
-    K: Tensor
+    Kt: Tensor
     U: Tensor
 
-    def apply(self, v: Tensor) -> Tensor:
+    def apply(self, v: Tensor, own: bool = False) -> Tensor:
+        """Where v is the caller's own, in its memory."""
         if v.shape[2] == 1:
             flat = v.flatten(1)
-            return torch.addmm(flat, flat @ self.U.mT, self.K.mT, alpha=-1).view(v.shape)
+            h = flat @ self.U.mT
+            return (flat.addmm_ if own else flat.addmm)(h, self.Kt, alpha=-1).view(v.shape)
         h = torch.bmm(_each(self.U, v), v)
-        return torch.baddbmm(v, _each(self.K, v), h, alpha=-1)
+        return (v.baddbmm_ if own else v.baddbmm)(_each(self.Kt.mT, v), h, alpha=-1)
 
     def back(self, g: Tensor, v: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Gradients by v and by (K, U)."""
+        """Gradients by v and by (Kt, U)."""
         if v.shape[2] == 1:
             flat, by = v.flatten(1), g.flatten(1)
-            h, gh = flat @ self.U.mT, by @ self.K
-            return torch.addmm(by, gh, self.U, alpha=-1).view(v.shape), (-(by.mT @ h), -(gh.mT @ flat))
-        h, gh = torch.bmm(_each(self.U, v), v), torch.bmm(_each(self.K.mT, v), g)
-        gK, gU = torch.bmm(g, h.mT).sum(0), torch.bmm(gh, v.mT).sum(0)
-        return torch.baddbmm(g, _each(self.U.mT, v), gh, alpha=-1), (-gK, -gU)
+            h, gh = flat @ self.U.mT, by @ self.Kt.mT
+            return by.addmm(gh, self.U, alpha=-1).view(v.shape), (-(h.mT @ by), -(gh.mT @ flat))
+        h, gh = torch.bmm(_each(self.U, v), v), torch.bmm(_each(self.Kt, v), g)
+        gK, gU = torch.bmm(h, g.mT).sum(0), torch.bmm(gh, v.mT).sum(0)
+        return g.baddbmm(_each(self.U.mT, v), gh, alpha=-1), (-gK, -gU)
 
 
 def _each(M: Tensor, v: Tensor) -> Tensor:
@@ -156,7 +158,7 @@ class Plan:
         else:
             hard = self._permutes(state.there, 0)
             Q = self._reflections(state.vectors, 0 if hard and not documented else None)
-            turned = Reflected(Q.U.mT, Q.K.mT)
+            turned = Reflected(Q.U, Q.Kt)  # Qᵀ v = v − Uᵀ Kᵀ v
             if hard:
                 # W₀ Q v = Q' (W₀ v), where Q' reflects along the permuted vectors.
                 src, dst = (1 if back else 4), (1 if forth else 4)
@@ -208,19 +210,15 @@ class Plan:
         self.wy = K, U, _ = np.empty((C, n)), np.empty((n, C)), np.empty((n, n))
         cpu.compact_wy(v.data_ptr(), n, C, *self.wy)
         self.order = None if row is None else self.index[row].copy()
-        if self.order is not None:
-            K, U = K[self.order], U[:, self.order]
-        return Reflected(torch.from_numpy(K.astype(np.float32)), torch.from_numpy(U.astype(np.float32)))
+        order = slice(None) if self.order is None else self.order
+        return Reflected(*(torch.from_numpy(M[:, order].astype(np.float32, "C")) for M in (K.T, U)))
 
     def _by_vectors(self, vectors: Tensor, gK: Tensor, gU: Tensor) -> Tensor:
-        """Gradient by the vectors of those by K and U, as the operators hold them."""
-        by_K, by_U = gK.numpy().astype(np.float64), gU.numpy().astype(np.float64)
-        if self.order is not None:
-            back = np.argsort(self.order)
-            by_K, by_U = by_K[back], by_U[:, back]
+        """Gradient by the vectors of those by Kᵀ and U, as the operators hold them."""
+        back = slice(None) if self.order is None else np.argsort(self.order)
         v = vectors.detach().contiguous()
         gv = torch.empty_like(v)
-        by = np.ascontiguousarray(by_K), np.ascontiguousarray(by_U)
+        by = gK.numpy()[:, back].T.astype(np.float64, "C"), gU.numpy()[:, back].astype(np.float64, "C")
         cpu.compact_wy_back(v.data_ptr(), *v.shape, *self.wy, *by, gv.data_ptr())
         return gv.view(vectors.shape)
 
@@ -232,10 +230,10 @@ class Plan:
                 "expected the W of the forward pass. Call backward first."
             )
 
-    def through(self, operators: list[Dense | Reflected], v: Tensor) -> Tensor:
-        """The operators, one after another."""
+    def through(self, operators: list[Dense | Reflected], v: Tensor, own: bool = False) -> Tensor:
+        """The operators, one after another; where v is the caller's own, they may write to it."""
         for operator in operators:
-            v = operator.apply(v)
+            v, own = operator.apply(v, own), True
         return v
 
     def back(self, operators: list[Dense | Reflected], g: Tensor, v: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -247,7 +245,7 @@ class Plan:
         for operator in reversed(operators):
             g, found = operator.back(g, held.pop())
             if found is not None and self.state.vectors is not None:
-                gK, gU = found if operators is self.post else (found[1].mT, found[0].mT)
+                gK, gU = found if operators is self.post else found[::-1]
                 by_vectors = self._by_vectors(self.state.vectors, gK, gU)
         return g, by_vectors
 
@@ -336,7 +334,7 @@ class Plan:
         """y (B, C, *S), logdet (B,), and the means that GIN took off."""
         logs, means = np.empty((self.B, self.lanes)), np.empty(self.B if self.gin else 0, np.float32)
         y, _ = self._kernel(data, a, logs, means)
-        y = self.through(self.post, y)
+        y = self.through(self.post, y, own=True)
         if self.gin:
             logdet = _fresh((self.B,)).zero_()
         else:
