@@ -25,15 +25,22 @@ def spread(call: Callable[[int], object], n: int) -> None:
     if _made < n - 1:
         _grow(n - 1)
     done: SimpleQueue[BaseException | None] = SimpleQueue()
-    for k in range(1, n):
-        _jobs.put((call, k, done))
     failed: BaseException | None = None
+    waiting = 0
     try:
+        for k in range(1, n):
+            _jobs.put((call, k, done))
+            waiting += 1
         call(0)
     except BaseException as error:
         failed = error
-    for _ in range(1, n):
-        failed = done.get() or failed
+    # Until the last is done the memory that it writes to must live, whatever interrupts this thread.
+    while waiting:
+        try:
+            failed = done.get() or failed
+            waiting -= 1
+        except KeyboardInterrupt as error:
+            failed = error
     if failed is not None:
         raise failed
 
@@ -54,8 +61,9 @@ def _work(jobs: SimpleQueue[Job]) -> None:
             call(k)
         except BaseException as error:
             failed = error
+        del call  # who waits finds nothing kept alive here
         done.put(failed)
-        del call, done, failed  # a waiting thread keeps nothing alive
+        del done, failed
 
 
 def _forget() -> None:
