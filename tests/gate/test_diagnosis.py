@@ -41,6 +41,7 @@ LEADS: list[tuple[str, str, str, dict[str, Any], str]] = [
     ("reverse-mixes-forward", "inverse.reverse-undoes-forward", "both", {}, "W"),
     ("reflections-on-the-other-side-of-w0", "gradient.by-input", "forward", {"reflections": 3}, "W"),
     ("logdet-forgets-coupling", "logdet.equals-jacobian", "forward", {}, "log-det"),
+    ("logdet-keeps-an-axis", "logdet.one-value-a-sample", "forward", {}, "log-det"),
     ("reverse-logdet-keeps-sign", "inverse.log-dets-cancel", "both", {}, "log-det"),
     ("conditions-detached", "gradient.by-conditions", "forward", {}, "gradient"),
     ("second-pass-clamps-wider", "inverse.reverse-undoes-forward", "both", {}, "state"),
