@@ -288,24 +288,50 @@ def close_logdet(part: np.ndarray, constant: float, sign: float, logdet: int) ->
         store(logdet, b, f32(sign * total))
 
 
+@_inline
+def _gather(x: Any, at: Any, src: Any, j0: Any, m: Any, straight: Any, to: Any) -> None:
+    """m channels of a row of x from j0 on, in the order of src, into scratch."""
+    if straight:
+        for i in range(m):
+            keep(to, i, load(x, at + j0 + i))
+    else:
+        for i in range(m):
+            keep(to, i, load(x, at + whole(src, j0 + i)))
+
+
+@_inline
+def _scatter(of: Any, y: Any, at: Any, dst: Any, j0: Any, m: Any, straight: Any) -> None:
+    """The reverse of that, into a row of y."""
+    if straight:
+        for i in range(m):
+            store(y, at + j0 + i, kept(of, i))
+    else:
+        for i in range(m):
+            store(y, at + whole(dst, j0 + i), kept(of, i))
+
+
 # ---- what the subnet is asked
 
 
 @_kernel
 def ask(
     x: int, asked: int, k0: int, k1: int, groups: int, B: int, C: int, N: int, P: int, first: int, width: int,
-    src: int, table: int, reverse: bool,
+    src: int, table: int, reverse: bool, straight: bool,
 ) -> None:  # fmt: skip
-    """Passive channels of z into the first P of `asked`, (B, width, N), an output."""
+    """Passive channels of z into the first P of `asked`, (B, width, N), an output. straight: whether src[j] = j."""
+    buffer = scratch()
     for b in range(B * k0 // groups, B * k1 // groups):
         if N == 1:
-            for j in range(P):
-                v = load(x, b * C + whole(src, first + j))
-                store(
-                    asked,
-                    b * width + j,
-                    (v - load(table, 2 * C + first + j)) * load(table, C + first + j) if reverse else v,
-                )
+            for i0 in range(0, P, TILE):
+                m, j0 = min(TILE, P - i0), first + i0
+                _gather(x, b * C, src, j0, m, straight, buffer)
+                if reverse:
+                    for i in range(m):
+                        v = (kept(buffer, i) - load(table, 2 * C + j0 + i)) * load(table, C + j0 + i)
+                        store(asked, b * width + i0 + i, v)
+                else:
+                    for i in range(m):
+                        store(asked, b * width + i0 + i, kept(buffer, i))
             continue
         for j in range(P):
             at, to = (b * C + whole(src, first + j)) * N, (b * width + j) * N
@@ -317,12 +343,36 @@ def ask(
 @_kernel
 def ask_back(
     x: int, g: int, gx: int, part: int, k0: int, k1: int, groups: int, B: int, C: int, N: int, P: int,
-    first: int, width: int, src: int, table: int, reverse: bool,
+    first: int, width: int, src: int, table: int, reverse: bool, straight: bool,
 ) -> None:  # fmt: skip
     """Adds to gx, an output, the gradient g by what was asked, in reverse to part (groups, 2, C) that by σ and o."""
     gs, gu = scratch(), scratch()
     for k in range(k0, k1):
         for b in range(B * k // groups, B * (k + 1) // groups):
+            if N == 1:
+                for i0 in range(0, P, TILE):
+                    m, j0, of = min(TILE, P - i0), first + i0, b * width + i0
+                    if reverse:
+                        _gather(x, b * C, src, j0, m, straight, gs)
+                        for i in range(m):
+                            inv = load(table, C + j0 + i)
+                            v = load(g, of + i) * inv
+                            keep(gu, i, v)
+                            keep(gs, i, v * ((kept(gs, i) - load(table, 2 * C + j0 + i)) * inv))
+                        for i in range(m):
+                            add(part, 2 * k * C + j0 + i, -np.float64(kept(gs, i)))
+                            add(part, (2 * k + 1) * C + j0 + i, -np.float64(kept(gu, i)))
+                    else:
+                        for i in range(m):
+                            keep(gu, i, load(g, of + i))
+                    if straight:
+                        for i in range(m):
+                            store(gx, b * C + j0 + i, again(gx, b * C + j0 + i) + kept(gu, i))
+                    else:
+                        for i in range(m):
+                            at = b * C + whole(src, j0 + i)
+                            store(gx, at, again(gx, at) + kept(gu, i))
+                continue
             for j in range(first, first + P):
                 at, of = (b * C + whole(src, j)) * N, (b * width + j - first) * N
                 inv, o = (load(table, C + j), load(table, 2 * C + j)) if reverse else (f32(1), f32(0))
@@ -530,9 +580,9 @@ ROWS = 512  # numbers of such a buffer that are in use; wider rows are taken in 
 def couple_rows(
     x: int, a: int, y: int, logs: np.ndarray, means: np.ndarray, k0: int, k1: int, groups: int, B: int, C: int, A: int,
     first: int, src: int, dst: int, table: int, alpha_: float, c_: float, unit_: float, reverse: bool, gin: bool,
-    straight: bool,
+    from_there: bool, to_there: bool,
 ) -> None:  # fmt: skip
-    """As `couple`, all stages at once. straight: whether src[j] = j. logs: (B, 1)."""
+    """As `couple`, all stages at once. from_there: whether src[j] = j; to_there: whether dst[j] = j. logs: (B, 1)."""
     alpha, c, unit = f32(alpha_), f32(c_), f32(unit_)
     L, Q, T = scratch(), scratch(), scratch()
     width, P, passive = min(A, ROWS), C - A, 0 if first else A
@@ -567,12 +617,7 @@ def couple_rows(
                     at, of, j0 = (b0 + r) * C, (b0 + r) * 2 * A + A + i0, first + i0
                     for i in range(m):
                         keep(T, r * m + i, load(a, of + i))
-                    if straight:
-                        for i in range(m):
-                            keep(Q, r * m + i, load(x, at + j0 + i))
-                    else:
-                        for i in range(m):
-                            keep(Q, r * m + i, load(x, at + whole(src, j0 + i)))
+                    _gather(x, at, src, j0, m, from_there, Q + 4 * r * m)
                     if reverse:
                         for i in range(m):
                             q = (kept(Q, r * m + i) - load(table, 2 * C + j0 + i)) * load(table, C + j0 + i)
@@ -589,23 +634,26 @@ def couple_rows(
                         for i in range(m):
                             u = load(table, j0 + i) * kept(Q, r * m + i) + load(table, 2 * C + j0 + i)
                             keep(Q, r * m + i, u)
+                    _scatter(Q + 4 * r * m, y, at, dst, j0, m, to_there)
+        for r in range(rows):
+            at = (b0 + r) * C
+            for i0 in range(0, P, TILE):
+                m, j0 = min(TILE, P - i0), passive + i0
+                _gather(x, at, src, j0, m, from_there, Q)
+                if reverse:
                     for i in range(m):
-                        store(y, at + whole(dst, j0 + i), kept(Q, r * m + i))
-    for b in range(B * k0 // groups, stop):
-        for j in range(passive, passive + P):
-            v = load(x, b * C + whole(src, j))
-            if reverse:
-                v = (v - load(table, 2 * C + j)) * load(table, C + j)
-            else:
-                v = load(table, j) * v + load(table, 2 * C + j)
-            store(y, b * C + whole(dst, j), v)
+                        keep(Q, i, (kept(Q, i) - load(table, 2 * C + j0 + i)) * load(table, C + j0 + i))
+                else:
+                    for i in range(m):
+                        keep(Q, i, load(table, j0 + i) * kept(Q, i) + load(table, 2 * C + j0 + i))
+                _scatter(Q, y, at, dst, j0, m, to_there)
 
 
 @_kernel
 def couple_rows_back(
     x: int, a: int, g: int, j_: int, gx: int, ga: int, logs: np.ndarray, means: np.ndarray, part: int, k0: int, k1: int,
     groups: int, B: int, C: int, A: int, first: int, src: int, dst: int, table: int, alpha_: float, c_: float,
-    slope_: float, unit_: float, reverse: bool, gin: bool,
+    slope_: float, unit_: float, reverse: bool, gin: bool, from_there: bool, to_there: bool,
 ) -> None:  # fmt: skip
     """As `couple_back`, all stages at once. logs: (B, 1)."""
     alpha, c, slope, unit = f32(alpha_), f32(c_), f32(slope_), f32(unit_)
@@ -634,10 +682,8 @@ def couple_rows_back(
                         for i in range(m):
                             l = alpha * kept(T, r * m + i) - mean  # noqa: E741
                             keep(E, r * m + i, -l if reverse else l)
-                        for i in range(m):
-                            keep(Q, r * m + i, load(x, at + whole(src, j0 + i)))
-                        for i in range(m):
-                            keep(G, r * m + i, load(g, at + whole(dst, j0 + i)))
+                        _gather(x, at, src, j0, m, from_there, Q + 4 * r * m)
+                        _gather(g, at, dst, j0, m, to_there, G + 4 * r * m)
                         if reverse:
                             for i in range(m):
                                 q = (kept(Q, r * m + i) - load(table, 2 * C + j0 + i)) * load(table, C + j0 + i)
@@ -687,21 +733,29 @@ def couple_rows_back(
                             for i in range(m):
                                 add(part, 2 * k * C + j0 + i, np.float64(kept(Q, r * m + i)))
                                 add(part, (2 * k + 1) * C + j0 + i, np.float64(kept(G, r * m + i)))
-                        for i in range(m):
-                            store(gx, at + whole(src, j0 + i), kept(H, r * m + i))
+                        _scatter(H + 4 * r * m, gx, at, src, j0, m, from_there)
         for b in range(start, stop):
-            for j in range(passive, passive + P):
-                at, h = b * C + whole(src, j), load(g, b * C + whole(dst, j))
+            for i0 in range(0, P, TILE):
+                m, j0 = min(TILE, P - i0), passive + i0
+                _gather(x, b * C, src, j0, m, from_there, Q)
+                _gather(g, b * C, dst, j0, m, to_there, H)
                 if reverse:
-                    h = h * load(table, C + j)
-                    store(gx, at, h)
-                    add(part, (2 * k + 1) * C + j, -np.float64(h))
-                    h = -h * ((load(x, at) - load(table, 2 * C + j)) * load(table, C + j))
-                    add(part, 2 * k * C + j, np.float64(h))
+                    for i in range(m):
+                        inv = load(table, C + j0 + i)
+                        h = kept(H, i) * inv
+                        keep(H, i, h)
+                        keep(G, i, -h)
+                        keep(Q, i, -h * ((kept(Q, i) - load(table, 2 * C + j0 + i)) * inv))
                 else:
-                    store(gx, at, load(table, j) * h)
-                    add(part, (2 * k + 1) * C + j, np.float64(h))
-                    add(part, 2 * k * C + j, np.float64(h * load(x, at)))
+                    for i in range(m):
+                        h = kept(H, i)
+                        keep(G, i, h)
+                        keep(Q, i, h * kept(Q, i))
+                        keep(H, i, load(table, j0 + i) * h)
+                for i in range(m):
+                    add(part, 2 * k * C + j0 + i, np.float64(kept(Q, i)))
+                    add(part, (2 * k + 1) * C + j0 + i, np.float64(kept(G, i)))
+                _scatter(H, gx, b * C, src, j0, m, from_there)
 
 
 # ---- reflections

@@ -23,7 +23,7 @@ from flowref.spec import BlockSpec, Dialect
 
 KINDS = {"SIGMOID": 1, "SOFTPLUS": 2, "EXP": 3}
 GROUPS = 64  # at most so many groups of samples, each summed by itself
-ALONE = 2**15  # below so many numbers in x, a second thread costs more than it saves
+ALONE = 2**19  # below so many numbers in x, a second thread costs more than it saves
 
 
 def run(
@@ -170,7 +170,7 @@ class Plan:
             self.post = self.post if forth else []
             self.pre = self.pre if back else []
         self.src, self.dst = (self.index.ctypes.data + 8 * C * row for row in (src, dst))
-        self.straight = src == 4
+        self.from_there, self.to_there = src == 4, dst == 4
         self.offset = state.offset
         self.offset_apart = documented and bool(self.pre if reverse else self.post)
         self.state_before = reverse or bool(self.pre)
@@ -264,7 +264,7 @@ class Plan:
     def asked(self, data: Tensor, conditions: Sequence[Tensor]) -> Tensor:
         """The subnet's input, (B, P + ΣC_k, *S)."""
         B, C, N, P, S = self.B, self.C, self.N, self.P, self.spec.S
-        if self.straight and not self.reverse:
+        if self.from_there and not self.reverse:
             # cat copies even a single tensor, so that a subnet that writes to its input reaches nobody else's.
             return torch.cat((data[:, self.passive : self.passive + P].view(B, P, *S), *conditions), 1)
         asked = _fresh((B, self.width, *S))
@@ -274,7 +274,7 @@ class Plan:
             if not lane:
                 cpu.ask(
                     data.data_ptr(), asked.data_ptr(), k0, k1, groups, B, C, N, P, self.passive, self.width, self.src,
-                    self.table, self.reverse,
+                    self.table, self.reverse, self.from_there,
                 )  # fmt: skip
 
         spread(part, self.threads if self.lanes == 1 else 1)
@@ -293,7 +293,7 @@ class Plan:
             if not lane:
                 cpu.ask_back(
                     data.data_ptr(), g.data_ptr(), gx.data_ptr(), by.ctypes.data, k0, k1, groups, self.B, self.C,
-                    self.N, self.P, self.passive, self.width, self.src, self.table, self.reverse,
+                    self.N, self.P, self.passive, self.width, self.src, self.table, self.reverse, self.from_there,
                 )  # fmt: skip
 
         spread(part, self.threads if self.lanes == 1 else 1)
@@ -311,7 +311,7 @@ class Plan:
             if N == 1:
                 cpu.couple_rows(
                     x_, a_, y_, logs, means, k0, k1, groups, B, C, A, first, src, dst, table, self.alpha, self.c,
-                    self.unit, self.reverse, self.gin, self.straight,
+                    self.unit, self.reverse, self.gin, self.from_there, self.to_there,
                 )  # fmt: skip
             else:
                 cpu.couple(
@@ -368,7 +368,7 @@ class Plan:
             if N == 1:
                 cpu.couple_rows_back(
                     *pointers, logs, means, by.ctypes.data, k0, k1, groups, B, C, A, first, src, dst, table, self.alpha,
-                    self.c, self.slope, self.unit, self.reverse, self.gin,
+                    self.c, self.slope, self.unit, self.reverse, self.gin, self.from_there, self.to_there,
                 )  # fmt: skip
             else:
                 cpu.couple_back(
