@@ -1,5 +1,7 @@
 """Time of a pass, side by side in one process: rounds interleaved, medians, ratios to the first contender.
 
+Behind the ratio of medians stands that of fastest tenths, nearest to a quiet machine.
+
     python benchmarks/side_by_side.py [--kinds hard,gin] [--passes forward] [--shapes 64x4096] [--rounds 15]
 
 The subnet copies its input channels, so that what is timed is the block. Forward and inverse run under no_grad;
@@ -87,7 +89,7 @@ def call(block: nn.Module, x: Tensor, what: str, g: Tensor, j: Tensor) -> Callab
 
 
 def measure(kind: str, shape: tuple[int, ...], what: str, rounds: int, seconds: float) -> dict[str, list[float]]:
-    """Seconds of one pass, by contender and round."""
+    """Seconds of each pass, by contender."""
     B, *dims = shape
     torch.manual_seed(0)
     x, g, j = torch.randn(shape), torch.randn(shape), torch.randn(B)
@@ -102,10 +104,10 @@ def measure(kind: str, shape: tuple[int, ...], what: str, rounds: int, seconds: 
         times[name] = []
     for _ in range(rounds):
         for name, (run, n) in runs.items():
-            start = time.perf_counter()
             for _ in range(n):
+                start = time.perf_counter()
                 run()
-            times[name].append((time.perf_counter() - start) / n)
+                times[name].append(time.perf_counter() - start)
     return times
 
 
@@ -120,8 +122,28 @@ def copies(shape: tuple[int, ...], rounds: int) -> float:
     return statistics.median(found)
 
 
+def _both(value: Callable[[Callable[[list[float]], float]], float]) -> str:
+    """A figure of the medians, and of the fastest tenths."""
+    return f"{value(statistics.median):10.3f} ·{value(tenth):6.3f}"
+
+
+def tenth(times: list[float]) -> float:
+    """The time that one pass in ten stays below."""
+    return sorted(times)[len(times) // 10]
+
+
 def geometric(values: list[float]) -> float:
     return math.exp(statistics.mean(math.log(v) for v in values))
+
+
+def show(title: str, found: list[dict[str, list[float]]]) -> None:
+    """A table's part: milliseconds of the first contender by shape, ratios of the others."""
+    first, *others = found[0]
+    print(f"{title:24}" + "".join(_both(lambda q, one=one: 1e3 * q(one[first])) for one in found))
+    for name in others:
+        line = [_both(lambda q, one=one, name=name: q(one[name]) / q(one[first])) for one in found]
+        line.append(_both(lambda q, name=name: geometric([q(one[name]) / q(one[first]) for one in found])))
+        print(f"  {name:22}" + "".join(line), flush=True)
 
 
 def main() -> None:
@@ -143,12 +165,7 @@ def main() -> None:
         for what in given.passes.split(","):
             found = {name: measure(kind, SHAPES[name], what, given.rounds, given.seconds) for name in shapes}
             kept[f"{kind} {what}"] = found
-            middle = {s: {k: statistics.median(t) for k, t in by.items()} for s, by in found.items()}
-            first, *others = middle[shapes[0]]
-            print(f"{kind + ' ' + what:24}" + "".join(f"{1e3 * middle[s][first]:15.2f} ms" for s in shapes))
-            for name in others:
-                ratios = [middle[s][name] / middle[s][first] for s in shapes]
-                print(f"  {name:22}" + "".join(f"{r:18.3f}" for r in ratios) + f"{geometric(ratios):18.3f}", flush=True)
+            show(f"{kind} {what}", list(found.values()))
     print(f"{'x + a, once':24}" + "".join(f"{1e3 * copies(SHAPES[s], given.rounds):15.2f} ms" for s in shapes))
     if given.json:
         with open(given.json, "w") as file:

@@ -23,7 +23,7 @@ from flowref.spec import BlockSpec, Dialect
 
 KINDS = {"SIGMOID": 1, "SOFTPLUS": 2, "EXP": 3}
 GROUPS = 64  # at most so many groups of samples, each summed by itself
-ALONE = 2**19  # below so many numbers in x, a second thread costs more than it saves
+ALONE = 2**17  # below so many numbers in x, a second thread costs more than it saves
 
 
 def run(
