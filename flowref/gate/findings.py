@@ -24,6 +24,12 @@ PASS = {
 # Where a wrong step shows too, if a case hides it before: a law that leads there, and elsewhere to a step, is that's.
 LATE = ("log-det", "gradient", "dtype")
 
+# A law about what shows in no pass -> the law that says why, where that is broken too.
+EXPLAINED = {
+    "state.float64-and-back-changes-nothing": "state.changes-are-seen",
+    "random.construction-moves-torchs-generator-alone": "random.manual-seed-reproduces-a-block",
+}
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -51,14 +57,18 @@ def findings(records: Iterable[Record]) -> list[Finding]:
         if _is_early(step_of(record)):
             steps.setdefault((str(record["target"]), str(record["law"])), step_of(record))
     always = {str(r["target"]) for r in broken if step_of(r) == "answer" and not _edge(r)}
+    laws = {(str(r["target"]), str(r["law"])) for r in broken}
     found: dict[tuple[str, str, str], list[Record]] = {}
     for record in broken:
         target, law, step = str(record["target"]), str(record["law"]), step_of(record)
         step = step if _is_early(step) else steps.get((target, law), step)
         if step == "answer":
             detail = "" if target in always else _edge(record)
+        elif step in PASS or _has_place(record):
+            detail = ""
         else:
-            detail = "" if step in PASS or _has_place(record) else law
+            why = EXPLAINED.get(law, law)
+            detail = why if (target, why) in laws else law
         found.setdefault((target, step, detail), []).append(record)
     return [Finding(target, step, _telling_first(step, group)) for (target, step, _), group in found.items()]
 

@@ -126,6 +126,9 @@ def test_what_shows_in_no_pass_is_a_finding_of_its_law() -> None:
         record("state.pickle-works", "state", place=False),
         record("state.pickle-works", "state", place=False, precision="float64"),
         record("state.deepcopy-works", "state", place=False),
+        record("random.construction-moves-torchs-generator-alone", "random", place=False),
+        record("random.manual-seed-reproduces-a-block", "random", place=False),
+        record("state.float64-and-back-changes-nothing", "state", place=False),
         record("inverse.reverse-undoes-forward", "state"),
         record("inverse.log-dets-cancel", "state"),
         record("state.pickle-works", "state", place=False, target="other"),
@@ -134,7 +137,9 @@ def test_what_shows_in_no_pass_is_a_finding_of_its_law() -> None:
         ("t", ["inverse.reverse-undoes-forward", "inverse.log-dets-cancel"]),
         ("t", ["state.pickle-works"]),
         ("t", ["state.deepcopy-works"]),
+        ("t", ["state.float64-and-back-changes-nothing"]),
         ("other", ["state.pickle-works"]),
+        ("t", ["random.construction-moves-torchs-generator-alone", "random.manual-seed-reproduces-a-block"]),
     ]
 
 
