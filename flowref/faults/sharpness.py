@@ -4,9 +4,9 @@
 
 Each case is drawn by its number (`flowref.faults.compare`), and run in both directions: the float64 reference against
 exact arithmetic, the plain float32 block against the reference. Prints two tables for docs/bounds.md: by quantity and
-size class (C·N <= 64, <= 4096, above) the median over comparisons of the largest error ÷ bound, the largest of all, and
-how many could not be decided. The worst cases known so far (`flowref.faults.worst`) are run first. Exit code 1, and the
-case to paste, where an error is over its bound.
+size class (C·N <= 64, <= 4096, above) the median over comparisons of the largest error ÷ bound among the elements that
+decide; the largest among all elements; how many comparisons could not be decided. The worst cases known so far
+(`flowref.faults.worst`) are run first. Exit code 1, and the case to paste, where an error is over its bound.
 
     python -m flowref.faults.sharpness --search 600
 
@@ -69,9 +69,9 @@ class Table:
             for size in range(len(CLASSES)):
                 ratios = [ratio for ratio, decided in self.found.get((quantity, size), []) if decided and ratio > 0]
                 cells.append(f"1/{1 / statistics.median(ratios):.0f}" if ratios else "–")
-            largest = max((ratio for ratio, decided in every if decided), default=0.0)
+            largest = max((one.ratio for (name, _), one in self.worst.items() if name == quantity), default=0.0)
             undecided = 100 * sum(not decided for _, decided in every) / max(1, len(every))
-            lines.append(f"| {quantity} | {' | '.join(cells)} | {largest:.2f} | {undecided:.1f}% of {len(every):,} |")
+            lines.append(f"| {quantity} | {' | '.join(cells)} | {largest:.4f} | {undecided:.1f}% of {len(every):,} |")
         return lines
 
 

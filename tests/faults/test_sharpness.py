@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -13,6 +14,8 @@ from flowref.faults import compare, sharpness
 from flowref.faults.ascent import Worst, ascend, changed
 from flowref.faults.compare import COMPARE, QUANTITIES, SMALL, drawn
 from flowref.faults.worst import WORST
+
+BOUNDS = (Path(__file__).parents[2] / "docs" / "bounds.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("worst", WORST, ids=lambda w: f"{w.against}-{w.quantity}-{'reverse' if w.rev else 'forward'}")
@@ -90,3 +93,14 @@ def test_a_guided_search_stays_within_the_bounds(recipe: Recipe) -> None:
     hypothesis.target(max(largest.values()))
 
     assert all(ratio <= 1 for ratio in largest.values()), largest
+
+
+@pytest.mark.parametrize("title", compare.TITLES.values())
+def test_the_table_in_the_docs_is_of_many_cases_and_within_the_bounds(title: str) -> None:
+    head = re.search(rf"^\| {title}, ([\d,]+) cases \|.*\n\|.*\n((?:\|.*\n)+)", BOUNDS, re.M)
+    assert head is not None, f"docs/bounds.md has no table {title!r}: paste what flowref.faults.sharpness prints"
+    rows = [line.split(" | ") for line in head[2].splitlines()]
+
+    assert int(head[1].replace(",", "")) >= 10_000
+    assert tuple(row[0].removeprefix("| ") for row in rows) == QUANTITIES
+    assert all(float(row[4]) <= 1 for row in rows)
