@@ -88,7 +88,9 @@ def call(block: nn.Module, x: Tensor, what: str, g: Tensor, j: Tensor) -> Callab
     return once
 
 
-def measure(kind: str, shape: tuple[int, ...], what: str, rounds: int, seconds: float) -> dict[str, list[float]]:
+def measure(
+    kind: str, shape: tuple[int, ...], what: str, rounds: int, seconds: float, clock: Callable[[], float]
+) -> dict[str, list[float]]:
     """Seconds of each pass, by contender."""
     B, *dims = shape
     torch.manual_seed(0)
@@ -105,9 +107,9 @@ def measure(kind: str, shape: tuple[int, ...], what: str, rounds: int, seconds: 
     for _ in range(rounds):
         for name, (run, n) in runs.items():
             for _ in range(n):
-                start = time.perf_counter()
+                start = clock()
                 run()
-                times[name].append(time.perf_counter() - start)
+                times[name].append(clock() - start)
     return times
 
 
@@ -154,16 +156,18 @@ def main() -> None:
     ask.add_argument("--rounds", type=int, default=15)
     ask.add_argument("--seconds", type=float, default=0.02, help="of one contender in one round, about")
     ask.add_argument("--threads", type=int, default=2)
+    ask.add_argument("--cpu", action="store_true", help="CPU time of one thread, which other work touches least")
     ask.add_argument("--json", help="also write all times there")
     given = ask.parse_args()
-    torch.set_num_threads(given.threads)
-    print(f"torch {torch.__version__}, {given.threads} threads, {platform.machine()}, load {os.getloadavg()[0]:.1f}")
+    threads, clock = (1, time.thread_time) if given.cpu else (given.threads, time.perf_counter)
+    torch.set_num_threads(threads)
+    print(f"torch {torch.__version__}, {threads} threads, {platform.machine()}, load {os.getloadavg()[0]:.1f}")
     shapes = given.shapes.split(",")
     print(f"{'':24}" + "".join(f"{name:>18}" for name in shapes) + f"{'geometric mean':>18}")
     kept: dict[str, Any] = {}
     for kind in given.kinds.split(","):
         for what in given.passes.split(","):
-            found = {name: measure(kind, SHAPES[name], what, given.rounds, given.seconds) for name in shapes}
+            found = {name: measure(kind, SHAPES[name], what, given.rounds, given.seconds, clock) for name in shapes}
             kept[f"{kind} {what}"] = found
             show(f"{kind} {what}", list(found.values()))
     print(f"{'x + a, once':24}" + "".join(f"{1e3 * copies(SHAPES[s], given.rounds):15.2f} ms" for s in shapes))
