@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 import flowref
+from flowref.gate.check import properties
 
 PACKAGE = Path(flowref.__file__).parent
-PROPERTIES = PACKAGE.parent / "properties"
+PROPERTIES = properties()
 FILES = [*sorted((PACKAGE / "laws").glob("*.py")), *sorted(PROPERTIES.glob("*.py")), PACKAGE / "bounds.py"]
 WORDS = {
     "rtol",
