@@ -71,11 +71,12 @@ FAULTS: tuple[Fault, ...] = (
     fault(
         "mixing-in-tf32",
         "reference.output-equals-reference",
-        "both factors of W x are cut to the 11 significant bits of TF32",
+        "both factors of W x are rounded to the 11 significant bits of TF32",
         (
             MIX,
-            "cut = lambda v: (v.float().view(torch.int32) & ~0x1FFF).view(torch.float32).to(v.dtype)\n"
-            "        return (cut(M) @ cut(columns)).reshape(x.shape)",
+            "bits = lambda v: (v.detach().float().view(torch.int32) + 0x1000) & ~0x1FFF\n"
+            "        short = lambda v: v + (bits(v).view(torch.float32).to(v.dtype) - v).detach()\n"
+            "        return (short(M) @ short(columns)).reshape(x.shape)",
         ),
     ),
     fault(
