@@ -8,7 +8,10 @@ from flowref.gate.options import Settings
 from flowref.gate.plan import items
 from flowref.laws import registry
 
-LAWS = ("reference", "inverse", "logdet.equals-jacobian", "gradient.by-input", "batch.order-of-samples-does-not-matter")
+LAWS = (
+    "reference", "inverse", "logdet.equals-jacobian", "gradient.by-input", "batch.order-of-samples-does-not-matter",
+    "coupling.passive-passes-through",
+)  # fmt: skip
 
 
 @pytest.mark.slow
