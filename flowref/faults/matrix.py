@@ -61,9 +61,9 @@ class Finding:
 def judged(task: Task) -> Finding:
     """The first item that breaks, or how the last one that did not hold fared."""
     settings = _settings(_target(task.id, task.faulty), task.dialect, task.profile, task.precisions)
-    judge, todo = _judge(settings), items(settings, registry.find(task.law))
-    finding, cases, ratio = Finding(task, "held" if todo else "not-judged"), 0, 0.0
-    for item in todo:
+    judge, planned = _judge(settings), items(settings, registry.find(task.law))
+    finding, cases, ratio = Finding(task, "held" if planned else "not-judged"), 0, 0.0
+    for item in planned:
         record = judge.judge(item)
         status = str(record["status"])
         cases += record["cases"]
@@ -120,13 +120,13 @@ def tasks(
                 yield Task(variant.id, dialect, each, False, profile or "smoke", precisions)
 
 
-def run(todo: Sequence[Task], workers: int) -> Iterator[Finding]:
+def run(pairs: Sequence[Task], workers: int) -> Iterator[Finding]:
     """Findings in the order of the tasks."""
     if workers <= 1:
-        yield from map(judged, todo)
+        yield from map(judged, pairs)
         return
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(judged, todo, chunksize=16)
+        yield from pool.map(judged, pairs, chunksize=16)
 
 
 def report(findings: Iterable[Finding], every_law: bool = False) -> int:
@@ -142,7 +142,7 @@ def report(findings: Iterable[Finding], every_law: bool = False) -> int:
         if one.task.faulty or not fine:
             print(_line(one), flush=True)
     print(f"{count} pairs of a block and a law, {len(bad)} not as they must be, {time.perf_counter() - begin:.0f} s")
-    print(f"{cases:,} cases; the largest error ÷ bound of a correct block is {ratio:.3g}")
+    print(f"{cases:,} cases; the largest error ÷ bound of a variant is {ratio:.3g}")
     for one in bad:
         print(f"{'must break' if one.task.faulty else 'must hold'}: {_line(one)}")
     return 1 if bad or not count else 0
@@ -168,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         kinds = (given.kind,) if given.kind else KINDS
         precisions = tuple(given.precision.split(","))
-        todo = list(tasks(given.law, given.only, given.every_law, given.profile, kinds, precisions))
+        pairs = list(tasks(given.law, given.only, given.every_law, given.profile, kinds, precisions))
     except KeyError as unknown:
         parser.error(unknown.args[0])
-    return report(run(todo, given.n), given.every_law)
+    return report(run(pairs, given.n), given.every_law)
