@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from flowref import __version__
+from flowref.bench.presets import KINDS, PASSES, PRESETS, USUAL
 from flowref.gate.options import DEFAULT_TARGET, OPTIONS, Settings, Unusable
 
 app = typer.Typer(
@@ -94,6 +95,44 @@ def replay(
     from flowref.gate.replay import replay
 
     raise typer.Exit(replay(case, target, dialect, precision, Console(emoji=False)))
+
+
+@app.command()
+def bench(
+    targets: Annotated[
+        list[str] | None, typer.Argument(metavar="[TARGET]...", help="blocks of your own, beside the others")
+    ] = None,
+    preset: Annotated[
+        str, typer.Option("--preset", help=f"sizes that users have [dim]({', '.join(PRESETS)})[/]")
+    ] = "shapes",
+    shapes: Annotated[str | None, typer.Option("--shapes", help="other sizes [dim](48x32x32@8,512@256)[/]")] = None,
+    passes: Annotated[str | None, typer.Option("--passes", help=f"some only [dim]({','.join(PASSES)})[/]")] = None,
+    kinds: Annotated[str | None, typer.Option("--kinds", help=f"some only [dim]({','.join(KINDS)})[/]")] = None,
+    beside: Annotated[
+        str | None,
+        typer.Option("--beside", help=f"who is measured, the first is the measure [dim]({','.join(USUAL)})[/]"),
+    ] = None,
+    compiled: Annotated[bool, typer.Option("--compiled", help="torch.compile of anomalib's block, too")] = False,
+    decoder: Annotated[bool, typer.Option("--decoder", help="8 blocks in a row with their real subnets")] = False,
+    device: Annotated[str, _option("--device")] = "auto",
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="as torch has them, or so many")] = None,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="turns of each contender")] = 15,
+    seconds: Annotated[float, typer.Option("--seconds", min=0, help="of one contender in one round, about")] = 0.02,
+    cpu_time: Annotated[bool, typer.Option("--cpu-time", help="CPU time of one thread instead of wall time")] = False,
+    json: Annotated[str | None, typer.Option("--json", metavar="FILE", help="write all times there")] = None,
+    plot: Annotated[str | None, typer.Option("--plot", metavar="FILE", help="draw them, .png or .svg")] = None,
+    compare: Annotated[
+        str | None, typer.Option("--compare", metavar="FILE", help="with a run that --json wrote")
+    ] = None,
+    unverified: Annotated[bool, typer.Option("--unverified", help="skip smoke; all that is shown says so")] = False,
+) -> None:
+    """Measure blocks side by side, if smoke holds them. Exit codes: 0 shown, 1 refused, 4 can't be used, 5 nothing."""
+    given = locals() | {"targets": tuple(targets or ())}
+    from rich.console import Console
+
+    from flowref.bench import command
+
+    raise typer.Exit(command.run(command.Asked(**given), Console(emoji=False)))
 
 
 @app.command()
