@@ -76,7 +76,7 @@ class Run:
     format: int = FORMAT
 
     def write(self, path: Path) -> None:
-        """As JSON, times to 4 digits."""
+        """As JSON, times to 5 digits."""
         path.write_text(json.dumps(_rounded(asdict(self)), ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
@@ -97,7 +97,7 @@ class Run:
 
 def _rounded(value: Any) -> Any:
     if isinstance(value, float):
-        return float(f"{value:.4g}")
+        return float(f"{value:.5g}")
     if isinstance(value, dict):
         return {key: _rounded(inner) for key, inner in value.items()}
     return [_rounded(inner) for inner in value] if isinstance(value, list) else value
