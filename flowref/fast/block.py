@@ -6,9 +6,10 @@ in local variables, so every change of the state is seen by the next pass, and a
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +21,22 @@ from flowref.spec import BlockSpec, Dialect, IllegalArgument
 # How far an element of WᵀW − I may lie from 0 in a matrix that is loaded: rounding to bfloat16 stays below.
 ORTHOGONAL_WITHIN = 1 / 64
 PLAIN = (Tensor, nn.Parameter)
+# The same words for every block of a net, so that Python's filter shows them once.
+INDEX_FROM_FREIA_MAIN = (
+    "w_perm is an index vector, as FrEIA's main branch stores it, and is loaded into a block of dialect 'anomalib', "
+    "where affine_clamping means something else: l = α tanh(k), not α tanh(k/α). Build the block with "
+    'dialect="freia-main", unless the state was trained in this dialect.'
+)
+
+Base = nn.Module
+if not TYPE_CHECKING:
+    try:  # FrEIA's containers know a block that is already made by this class alone
+        from FrEIA.modules import InvertibleModule as Base
+    except Exception:  # it is not there, or not fit for what is installed beside it; nothing here needs it
+        pass
 
 
-class AllInOneBlock(nn.Module):
+class AllInOneBlock(Base):
     """One invertible step of a normalizing flow: coupling, global affine, channel mixing.
 
         z      = W⁻¹ x  if reverse_permutation, else x;  p, q = its passive and active channels
@@ -66,7 +80,7 @@ class AllInOneBlock(nn.Module):
         *,
         dialect: Dialect | str = "anomalib",
     ) -> None:
-        super().__init__()
+        nn.Module.__init__(self)  # FrEIA's class only sets dims_in and dims_c besides, unchecked
         spec = BlockSpec.from_arguments(
             dims_in,
             dims_c,
@@ -239,6 +253,9 @@ class AllInOneBlock(nn.Module):
                     f"{prefix}w_perm_inv is not exactly the transpose of {prefix}w_perm: up to rounding of a stored W, "
                     f"W⁻¹ = Wᵀ, and both entries must say the same.{alone}"
                 )
+            index = any(not value.is_floating_point() for value in given.values())
+            if index and self.dialect is Dialect.ANOMALIB and self.spec.affine_clamping != 1:
+                warnings.warn(INDEX_FROM_FREIA_MAIN, UserWarning, stacklevel=2)
         # load_state_dict hands over a copy of the user's dict, but only since it must not be written to.
         state_dict = dict(state_dict)
         assign = bool((args[0] if args else kwargs["local_metadata"]).get("assign_to_params_buffers", False))
@@ -346,7 +363,8 @@ def _full_precision(x: Tensor) -> AbstractContextManager[Any]:
 
 def _kernels(state: eager.State, given: Sequence[Tensor]) -> Any:
     """The module that runs a pass on these inputs with compiled kernels, or None where the eager form serves."""
-    if torch.compiler.is_compiling() or any(type(v) not in PLAIN or not v.is_cpu for v in given):
+    device = given[0].device.type
+    if torch.compiler.is_compiling() or any(type(v) not in PLAIN or v.device.type != device for v in given):
         return None
     held = [v for v in state if v is not None and v.dtype is not torch.int64]
     if not len(given[0]) or any(v.dtype is not torch.float32 or v.layout is not torch.strided for v in (*given, *held)):
@@ -356,7 +374,7 @@ def _kernels(state: eager.State, given: Sequence[Tensor]) -> Any:
     # W is no part of what the kernels differentiate by.
     if state.there.requires_grad or state.back.requires_grad or _transformed():
         return None
-    return choice.module()
+    return choice.module(device)
 
 
 def _transformed() -> bool:

@@ -77,6 +77,7 @@ def test_a_state_goes_round(block, kind, assign, passed):
     assert list(a.state_dict()) == list(b.state_dict())
 
 
+@pytest.mark.filterwarnings("ignore:w_perm is an index vector")
 @pytest.mark.parametrize("assign", (False, True))
 @pytest.mark.parametrize("dims", ((5,), (5, 2)), ids=str)
 @pytest.mark.parametrize("dialect", ("anomalib", "freia-main", "documented"))
