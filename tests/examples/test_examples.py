@@ -120,6 +120,6 @@ def test_cpp_refuses_a_broken_file(tmp_path: Path, compiler: str) -> None:
         assert "anomalib.safetensors" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["numpy/check.py", "cpp/check.cpp"])
+@pytest.mark.parametrize("name", ["numpy/check.py", "cpp/check.cpp", "decoder/switch.py"])
 def test_a_program_is_short(name: str) -> None:
     assert len((ROOT / "examples" / name).read_text(encoding="utf-8").splitlines()) <= LIMIT
