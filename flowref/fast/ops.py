@@ -98,6 +98,12 @@ class Reflections(NamedTuple):
         vectors, so solving with it is stable.
         """
         U = vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+        if torch.compiler.is_exporting():  # ONNX has no triangular solve: column by column, H_1 … H_k u_(k+1)
+            K = 2 * U[:1].mT
+            for k in range(1, len(U)):
+                u = U[k : k + 1].mT
+                K = torch.cat((K, 2 * (u - K @ (U[:k] @ u))), 1)
+            return cls(K, U)
         gram = U @ U.mT
         M = gram.triu(1) + torch.diag_embed(gram.diagonal() / 2)
         return cls(torch.linalg.solve_triangular(M, U.mT, upper=True, left=False), U)
