@@ -7,35 +7,52 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
+import torch
+
 VARIABLE = "FLOWREF_FAST"
+FORMS = {"numba": "flowref.fast.fused", "triton": "flowref.fast.device"}
+EXTRAS = {"numba": "flowref[cpu]", "triton": "flowref[triton]"}
 
 
-def kernels() -> str:
-    """ "numba" where the extra `flowref[cpu]` is installed, else "eager"; FLOWREF_FAST=eager or =numba decides.
+def kernels(device: torch.device | str = "cpu") -> str:
+    """Which form serves float32 tensors on this device: "numba", "triton", "triton (interpreted)", "eager".
 
-    Under "numba" eager operators still run what kernels can't: other dtypes and devices, autocast, torch.compile,
-    torch.func, forward-mode derivatives, derivatives of gradients, B = 0. Raises ValueError for another word, and
-    ImportError where numba is asked for and missing.
+    On the CPU "numba" where the extra `flowref[cpu]` is installed, on CUDA "triton" where triton is; else "eager".
+    FLOWREF_FAST=eager, =numba or =triton decides: what that form has no kernels for is left to "eager". Triton's run on
+    the CPU under TRITON_INTERPRET=1, which is no evidence for a device.
+
+    Beside kernels eager operators still run what these can't: other dtypes, autocast, torch.compile, torch.func,
+    forward-mode derivatives, derivatives of gradients, B = 0. Raises ValueError for another word, and ImportError where
+    numba or triton is asked for and missing.
     """
-    return "eager" if module() is None else "numba"
+    name, found = _chosen(torch.device(device).type)
+    return f"{name} (interpreted)" if getattr(found, "INTERPRETED", False) else name
 
 
-def module() -> Any:
-    """The module with the kernels, or None for eager."""
+def module(device: str) -> Any:
+    """The module with the kernels for this type of device, or None for eager."""
+    return _chosen(device)[1]
+
+
+def _chosen(device: str) -> tuple[str, Any]:
     wanted = os.environ.get(VARIABLE, "")
-    if wanted not in ("", "eager", "numba"):
-        raise ValueError(f"{VARIABLE}={wanted!r}: expected eager or numba. Unset it to have the best that is there.")
-    if wanted == "eager":
-        return None
-    found = _found()
-    if found is None and wanted == "numba":
-        raise ImportError(f"{VARIABLE}=numba, but numba can't be imported: install flowref[cpu], or unset it.")
-    return found
+    if wanted not in ("", "eager", *FORMS):
+        raise ValueError(
+            f"{VARIABLE}={wanted!r}: expected eager, numba or triton. Unset it to have the best that is there."
+        )
+    name = wanted or {"cpu": "numba", "cuda": "triton"}.get(device, "eager")
+    found = None if name == "eager" else _found(name)
+    if found is None and wanted in FORMS:
+        raise ImportError(
+            f"{VARIABLE}={wanted}, but {wanted} can't be imported: install {EXTRAS[wanted]}, or unset it."
+        )
+    able = device in (("cpu",) if name == "numba" else ("cuda",)) or getattr(found, "INTERPRETED", False)
+    return (name, found) if found is not None and able else ("eager", None)
 
 
 @cache
-def _found() -> Any:
+def _found(name: str) -> Any:
     try:
-        return import_module("flowref.fast.fused")
+        return import_module(FORMS[name])
     except ImportError:
         return None

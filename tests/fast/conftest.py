@@ -1,10 +1,15 @@
 """What every test of the fast block shares: one thread, a fixed seed, a subnet that says what it saw."""
 
+import os
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from flowref.fast import AllInOneBlock
+
+# Triton is interpreted, or not, by a whole process: `test_triton.py` runs these in one of their own.
+collect_ignore = [] if os.environ.get("TRITON_INTERPRET") == "1" else ["interpreted"]
 
 
 class Pixelwise(nn.Module):

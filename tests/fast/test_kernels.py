@@ -248,12 +248,13 @@ def test_numba_runs_what_it_can_and_eager_is_a_word_away(block, passes, monkeypa
 
 def test_another_word_is_refused_and_missing_numba_is_named(monkeypatch):
     monkeypatch.setenv(choice.VARIABLE, "fast")
-    with pytest.raises(ValueError, match="FLOWREF_FAST='fast': expected eager or numba"):
+    with pytest.raises(ValueError, match="FLOWREF_FAST='fast': expected eager, numba or triton"):
         kernels()
-    monkeypatch.setattr(choice, "_found", lambda: None)
-    monkeypatch.setenv(choice.VARIABLE, "numba")
-    with pytest.raises(ImportError, match=r"flowref\[cpu\]"):
-        kernels()
+    monkeypatch.setattr(choice, "_found", lambda name: None)
+    for name, extra in (("numba", "cpu"), ("triton", "triton")):
+        monkeypatch.setenv(choice.VARIABLE, name)
+        with pytest.raises(ImportError, match=rf"flowref\[{extra}\]"):
+            kernels()
     monkeypatch.delenv(choice.VARIABLE)
     assert kernels() == "eager"
 

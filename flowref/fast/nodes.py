@@ -1,0 +1,401 @@
+"""What the two forms with kernels share: a pass around the subnet, its nodes of the graph, and what stands beside them.
+
+Around the subnet stand two nodes. `_Asked` makes what the subnet is asked, `_Coupled` makes output and log-det of its
+answer. Between them goes `link`: x behind what a dense W⁻¹ or reflections in front of the kernels do to it
+(`Plan.before`), which no one else sees. Saved for backward are x, the answer and parameters; all else is made anew.
+A gradient that is itself to be differentiated, or is mapped over, goes through the eager formulas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from flowref.fast import eager
+from flowref.fast.eager import Formulas, State
+from flowref.spec import BlockSpec, Dialect
+
+PLAIN = (Tensor, torch.nn.Parameter)
+KINDS = {"SIGMOID": 1, "SOFTPLUS": 2, "EXP": 3}
+STRAIGHT = 4  # in place of a row of the permutations: channel j is channel j
+
+
+# ---- dense products
+#
+# Whether torch rounds the factors of a float32 product on CUDA to TF32 is a setting of the process, and others' to
+# change: where it would, a kernel of our own takes the product.
+
+
+def _rounds(v: Tensor) -> bool:
+    return v.is_cuda and torch.backends.cuda.matmul.fp32_precision not in ("ieee", "none")
+
+
+def times(a: Tensor, b: Tensor) -> Tensor:
+    """a b, for (batch, m, k) and (batch, k, n), or two matrices."""
+    if _rounds(a):
+        from flowref.fast import device
+
+        return device.product(a, b)
+    return a @ b if a.dim() == 2 else torch.bmm(a, b)
+
+
+def less(v: Tensor, a: Tensor, b: Tensor, own: bool) -> Tensor:
+    """v − a b; where v is the caller's own, in its memory."""
+    if _rounds(v):
+        return v - times(a, b)
+    if v.dim() == 2:
+        return (v.addmm_ if own else v.addmm)(a, b, alpha=-1)
+    return (v.baddbmm_ if own else v.baddbmm)(a, b, alpha=-1)
+
+
+class Dense(NamedTuple):
+    """v ↦ W v."""
+
+    W: Tensor
+
+    def apply(self, v: Tensor, own: bool = False) -> Tensor:
+        return _mixed(self.W, v)
+
+    def back(self, g: Tensor, v: Tensor) -> tuple[Tensor, None]:
+        return _mixed(self.W.mT, g), None
+
+
+class Reflected(NamedTuple):
+    """v ↦ v − K U v. Kt, the transpose of K, and U are (n, C), contiguous: products are fastest so."""
+
+    Kt: Tensor
+    U: Tensor
+
+    def apply(self, v: Tensor, own: bool = False) -> Tensor:
+        """Where v is the caller's own, in its memory."""
+        if v.shape[2] == 1:
+            flat = v.flatten(1)
+            return less(flat, times(flat, self.U.mT), self.Kt, own).view(v.shape)
+        return less(v, _each(self.Kt.mT, v), times(_each(self.U, v), v), own)
+
+    def back(self, g: Tensor, v: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Gradients by v and by (Kt, U)."""
+        if v.shape[2] == 1:
+            flat, by = v.flatten(1), g.flatten(1)
+            h, gh = times(flat, self.U.mT), times(by, self.Kt.mT)
+            return less(by, gh, self.U, False).view(v.shape), (-times(h.mT, by), -times(gh.mT, flat))
+        h, gh = times(_each(self.U, v), v), times(_each(self.Kt, v), g)
+        gK, gU = times(h, g.mT).sum(0), times(gh, v.mT).sum(0)
+        return less(g, _each(self.U.mT, v), gh, False), (-gK, -gU)
+
+
+def _each(M: Tensor, v: Tensor) -> Tensor:
+    return M.expand(v.shape[0], *M.shape)
+
+
+def _mixed(W: Tensor, v: Tensor) -> Tensor:
+    """W v for v (B, C, N)."""
+    if v.shape[2] == 1:
+        return times(v.flatten(1), W.mT).unsqueeze(2)
+    return times(_each(W, v), v)
+
+
+# ---- what a pass derives from the state
+
+
+class Plan:
+    """What one pass derives from spec and state, and its kernels' calls. Tensors are (B, C, N) here, contiguous.
+
+    Lives as long as the pass and its graph. The calls are a subclass's own:
+
+        permutes      whether W, of each (W, row) asked for, is a permutation, whose index and inverse it keeps as rows
+                      row and row + 1
+        reflections   the compact WY form of vectors, permuted by a row; by_vectors its gradient
+        asked         what the subnet is asked; asked_back its gradient, added to gx, and sums for by_affine
+        coupled       output, log-det and the means that GIN took off; coupled_back the gradients by data, a, vectors
+                      and sums for by_affine
+        by_affine     gradients by s and o of such sums
+    """
+
+    def __init__(self, spec: BlockSpec, state: State, B: int, reverse: bool) -> None:
+        self.spec, self.state, self.reverse = spec, state, reverse
+        self.B, self.C, self.N, self.A, self.P = B, spec.C, spec.N, spec.A, spec.P
+        self.documented = documented = spec.dialect is Dialect.DOCUMENTED
+        self.first = 0 if documented else spec.P
+        self.passive = spec.A if documented else 0
+        self.width = spec.subnet_in
+        self.alpha, self.unit = float(spec.affine_clamping), eager.unit_of(spec)
+        self.c, self.slope = self.unit, self.alpha * self.unit
+        if spec.dialect is Dialect.FREIA_MAIN:
+            # An α below the smallest normal number would divide by 0; l moves by less than that number.
+            self.alpha = max(self.alpha, torch.finfo(torch.float32).tiny)
+            self.c, self.slope = self.unit / self.alpha, self.unit
+        self.gin = spec.gin_block
+        self.kind = 0 if spec.gin_block else KINDS[spec.global_affine_type]
+
+        self.pre: list[Dense | Reflected] = []
+        self.post: list[Dense | Reflected] = []
+        self.read: list[tuple[Tensor, int]] = []  # state that backward reads, and the versions that it has
+        src = dst = STRAIGHT
+        forth, back = spec.reverse_permutation or not reverse, spec.reverse_permutation or reverse
+        if state.vectors is None:
+            wanted = [(state.there, 0)] * forth + [(state.back, 2)] * back
+            hard = dict(zip((row for _, row in wanted), self.permutes(wanted), strict=True))
+            if forth and (dst := 1 if hard[0] else STRAIGHT) == STRAIGHT:
+                self.post = [Dense(self._matrix(state.there))]
+            if back and (src := 2 if hard[2] else STRAIGHT) == STRAIGHT:
+                self.pre = [Dense(self._matrix(state.back))]
+        else:
+            (is_hard,) = self.permutes([(state.there, 0)])
+            Q = self.reflections(state.vectors, 0 if is_hard and not documented else None)
+            turned = Reflected(Q.U, Q.Kt)  # Qᵀ v = v − Uᵀ Kᵀ v
+            if is_hard:
+                # W₀ Q v = Q' (W₀ v), where Q' reflects along the permuted vectors.
+                src, dst = (1 if back else STRAIGHT), (1 if forth else STRAIGHT)
+                self.post, self.pre = [Q], [turned]
+            else:
+                W = self._matrix(state.there)
+                self.post = [Dense(W), Q] if documented else [Q, Dense(W)]
+                self.pre = [turned, Dense(W.mT)] if documented else [Dense(W.mT), turned]
+            self.post = self.post if forth else []
+            self.pre = self.pre if back else []
+        self.src, self.dst = src, dst
+        self.offset = state.offset
+        # As documented, o stands between W and the block's edge; apart where W is no permutation.
+        self.offset_apart = documented and bool(self.pre if reverse else self.post)
+        self.outside = documented and not self.offset_apart
+        self.state_before = reverse or bool(self.pre)
+
+    def permutes(self, wanted: Sequence[tuple[Tensor, int]]) -> list[bool]:
+        raise NotImplementedError
+
+    def reflections(self, vectors: Tensor, row: int | None) -> Reflected:
+        raise NotImplementedError
+
+    def by_vectors(self, vectors: Tensor, gK: Tensor, gU: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def asked(self, data: Tensor, conditions: Sequence[Tensor]) -> Tensor:
+        raise NotImplementedError
+
+    def asked_back(self, data: Tensor, g: Tensor, gx: Tensor) -> Any:
+        raise NotImplementedError
+
+    def coupled(self, data: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Any]:
+        raise NotImplementedError
+
+    def coupled_back(
+        self, data: Tensor, a: Tensor, gy: Tensor, gj: Tensor, means: Any
+    ) -> tuple[Tensor, Tensor, Any, Tensor | None]:
+        raise NotImplementedError
+
+    def by_affine(self, by: Any, s: Tensor | None, o: Tensor, gj: Tensor | None) -> tuple[Tensor | None, Tensor]:
+        raise NotImplementedError
+
+    def keep(self, W: Tensor) -> Tensor:
+        """W, detached, of which backward wants the values that it has now."""
+        if not W.is_inference():
+            self.read.append((W, W._version))
+        return W.detach()
+
+    def _matrix(self, W: Tensor) -> Tensor:
+        return self.keep(W).reshape(self.C, self.C)
+
+    def check_versions(self) -> None:
+        """Raises where a W that backward needs was changed in place since, as autograd does for what it saved."""
+        if any(W._version != version for W, version in self.read):
+            raise RuntimeError(
+                "w_perm, w_perm_inv or w_0 was modified by an in-place operation between forward and backward: "
+                "expected the W of the forward pass. Call backward first."
+            )
+
+    def through(self, operators: list[Dense | Reflected], v: Tensor, own: bool = False) -> Tensor:
+        """The operators, one after another; where v is the caller's own, they may write to it."""
+        for operator in operators:
+            v, own = operator.apply(v, own), True
+        return v
+
+    def back(self, operators: list[Dense | Reflected], g: Tensor, v: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Gradients by v and by the vectors, of g by what `through` made of v."""
+        held = [v]
+        for operator in operators[:-1]:
+            held.append(operator.apply(held[-1]))
+        by_vectors = None
+        for operator in reversed(operators):
+            g, found = operator.back(g, held.pop())
+            if found is not None and self.state.vectors is not None:
+                gK, gU = found if operators is self.post else found[::-1]
+                by_vectors = self.by_vectors(self.state.vectors, gK, gU)
+        return g, by_vectors
+
+    def before(self, x: Tensor) -> Tensor:
+        """What the kernels read: x (B, C, *S) behind a dense W⁻¹ and reflections, (B, C, N)."""
+        return self.through(self.pre, x.view(self.B, self.C, self.N)).contiguous()
+
+    def formulas(self, s: Tensor | None, o: Tensor, v: Tensor | None) -> Formulas:
+        """The same in torch's operators."""
+        state = State(self.state.scale if s is None else s, o, self.state.there, self.state.back, v)
+        return Formulas(self.spec, state, torch.float32)
+
+
+# ---- one pass
+
+
+def run(
+    make: Callable[[BlockSpec, State, int, bool], Plan],
+    spec: BlockSpec,
+    state: State,
+    x: Tensor,
+    conditions: Sequence[Tensor],
+    ask: Callable[[Tensor], Tensor],
+    reverse: bool,
+) -> tuple[tuple[Tensor], Tensor]:
+    """One pass: ``((y,), logdet)``. x, conditions, state: float32, on one device, of no subclass; B > 0."""
+    recorded = torch.is_grad_enabled()
+    with full_precision(x):
+        plan = make(spec, state, x.shape[0], reverse)
+        if plan.offset_apart:
+            # It is added by torch, and is 0 within.
+            if reverse:
+                x = x - state.offset
+            plan.state = state = state._replace(offset=torch.zeros_like(state.offset))
+        s, o, v = None if spec.gin_block else state.scale, state.offset, state.vectors
+        data = link = plan.before(x.detach().contiguous())
+        used = (s, o, v) if plan.state_before else (None, None, None)
+        if recorded and any(w is not None and w.requires_grad for w in (x, *used, *conditions)):
+            asked, link = _Asked.apply(x, *used, plan, data, *conditions)
+        else:
+            asked = plan.asked(data, conditions)
+
+    answer = ask(asked)
+
+    with full_precision(x):
+        a = answer if answer.dtype is torch.float32 else answer.to(torch.float32)
+        if type(a) not in PLAIN or a.is_neg() or a.layout is not torch.strided:
+            formulas = plan.formulas(s, o, v)
+            y, logdet = formulas.behind(formulas.before(x, reverse), a, reverse)
+        elif recorded and any(w is not None and w.requires_grad for w in (link, x, a, s, o, v)):
+            y, logdet = _Coupled.apply(link, x, a, s, o, v, plan)
+        else:
+            y, logdet, _ = plan.coupled(data, a)
+        if plan.offset_apart and not reverse:
+            y = y + plan.offset
+        return (y,), logdet
+
+
+def contiguous(g: Tensor) -> Tensor:
+    """The values of g as kernels read them."""
+    g = g.detach()
+    return (g.clone() if g._is_zerotensor() else g.resolve_neg()).contiguous()
+
+
+def full_precision(x: Tensor) -> AbstractContextManager[Any]:
+    """Keeps autocast away from all but the subnet."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+
+
+def _eager_only(*gradients: Tensor | None) -> bool:
+    """Whether a gradient is to be differentiated, or is no tensor that a kernel can read."""
+    return torch.is_grad_enabled() or any(g is not None and (type(g) not in PLAIN or _is_mapped(g)) for g in gradients)
+
+
+def _is_mapped(g: Tensor) -> bool:
+    """Whether g is one of vmap's tensors: of torch.func's, or of is_grads_batched's own kind."""
+    functorch = torch._C._functorch
+    return functorch.is_functorch_wrapped_tensor(g) or functorch.is_legacy_batchedtensor(g)
+
+
+def _differentiate(
+    function: Callable[..., tuple[Tensor, ...]], inputs: Sequence[Tensor | None], gradients: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """Gradients by the inputs, in torch's operators, differentiable where that is asked for."""
+    again = torch.is_grad_enabled()
+    with torch.enable_grad(), full_precision(next(v for v in inputs if v is not None)):
+        # Views, so that one tensor in two places has two gradients.
+        held = [None if v is None else v.view_as(v) for v in inputs]
+        wanted = [k for k, v in enumerate(held) if v is not None and v.requires_grad]
+        made = [(y, g) for y, g in zip(function(*held), gradients, strict=True) if g is not None and y.requires_grad]
+        found = torch.autograd.grad(
+            [y for y, _ in made], [v for v in held if v is not None and v.requires_grad], [g for _, g in made],
+            create_graph=again, allow_unused=True,
+        ) if made and wanted else [None] * len(wanted)  # fmt: skip
+    by = dict(zip(wanted, found, strict=True))
+    return [by.get(k) for k in range(len(held))]
+
+
+class _Asked(torch.autograd.Function):
+    """(asked, link) of x and conditions; link is the data that the kernels read."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, s: Any, o: Any, v: Any, plan: Plan, data: Tensor, *c: Tensor) -> Any:
+        ctx.set_materialize_grads(False)
+        ctx.plan, ctx.widths = plan, [w.shape[1] for w in c]
+        ctx.save_for_backward(*((x, s, o, v, *c) if plan.state_before else (x, *c)))
+        return plan.asked(data, c), data
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None, by_link: Tensor | None) -> Any:
+        plan: Plan = ctx.plan
+        plan.check_versions()
+        x, *rest = ctx.saved_tensors
+        s, o, v = rest[:3] if plan.state_before else (None, plan.state.offset, plan.state.vectors)
+        c = rest[3:] if plan.state_before else rest
+        if _eager_only(g, by_link):
+            n = 4 if plan.state_before else 1
+
+            def asked(x: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+                formulas = plan.formulas(*(rest[:3] if n == 4 else (s, o, v)))
+                p, _ = formulas.split(formulas.before(x, plan.reverse))
+                return (torch.cat((p, *rest[n - 1 :]), 1),)
+
+            found = _differentiate(asked, (x, *(s, o, v)[: n - 1], *c), (g,))
+            return found[0], *(found[1:4] if n == 4 else (None,) * 3), None, None, *found[n:]
+
+        with full_precision(x):
+            gs = go = gv = None
+            by_c: list[Tensor | None] = [None] * len(ctx.widths)
+            if g is not None:
+                by_c = list(g.narrow(1, plan.P, sum(ctx.widths)).split(ctx.widths, 1)) if ctx.widths else []
+            if not any(ctx.needs_input_grad[:4]) or (g is None and by_link is None):
+                return None, None, None, None, None, None, *by_c
+            held = x.detach().contiguous().view(plan.B, plan.C, plan.N)
+            gx = torch.zeros_like(held) if by_link is None else by_link
+            if g is not None:
+                by = plan.asked_back(plan.before(held) if plan.reverse else held, contiguous(g), gx)
+                if plan.reverse:
+                    gs, go = plan.by_affine(by, s, o, None)
+            if plan.pre:
+                gx, gv = plan.back(plan.pre, gx, held)
+            return gx.view(x.shape), gs, go, gv, None, None, *by_c
+
+
+class _Coupled(torch.autograd.Function):
+    """(y, logdet) of link and the subnet's answer. x is link before `Plan.before`."""
+
+    @staticmethod
+    def forward(ctx: Any, link: Tensor, x: Tensor, a: Tensor, s: Tensor, o: Tensor, v: Any, plan: Plan) -> Any:
+        y, logdet, means = plan.coupled(link.detach(), a)
+        ctx.plan, ctx.means = plan, means
+        ctx.save_for_backward(x, a, s, o, v)
+        ctx.set_materialize_grads(False)
+        return y, logdet
+
+    @staticmethod
+    def backward(ctx: Any, gy: Tensor | None, gj: Tensor | None) -> Any:
+        plan: Plan = ctx.plan
+        plan.check_versions()
+        x, a, s, o, v = ctx.saved_tensors
+        if _eager_only(gy, gj):
+
+            def coupled(x: Tensor, a: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+                formulas = plan.formulas(*state)
+                return formulas.behind(formulas.before(x, plan.reverse), a, plan.reverse)
+
+            return None, *_differentiate(coupled, (x, a, s, o, v), (gy, gj)), None
+        with full_precision(x):
+            data = plan.before(x.detach().contiguous())
+            gy = torch.zeros_like(data) if gy is None else contiguous(gy).view(data.shape)
+            gj = data.new_zeros(plan.B) if gj is None else contiguous(gj)
+            by_link, ga, by, gv = plan.coupled_back(data, a.detach().contiguous(), gy, gj, ctx.means)
+            gs, go = plan.by_affine(by, s, o, gj)
+            return by_link, None, ga, gs, go, gv, None
