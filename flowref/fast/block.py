@@ -106,19 +106,19 @@ class AllInOneBlock(Base):
         self.global_offset = nn.Parameter(torch.zeros((1, C, *ones), dtype=dtype, device=device))
 
         index = None if spec.permute_soft else ops.draw_index(C)
-        W = _own(ops.draw_rotation(C) if index is None else ops.matrix_of(index, torch.float64))
         n = spec.learned_householder_permutation
-        if n:
-            self.register_buffer("w_0", W.to(device, dtype))
-            vectors = 0.2 * torch.randn(n, C, dtype=torch.float64, device="cpu")
-            self.vk_householder = nn.Parameter(vectors.to(device, dtype))
-        elif index is not None and spec.dialect is Dialect.FREIA_MAIN:
+        if index is not None and not n and spec.dialect is Dialect.FREIA_MAIN:  # no matrix is made: C may be large
             self.register_buffer("w_perm", index.to(device))
             self.register_buffer("w_perm_inv", index.argsort().to(device))
         else:
-            W = W.to(device, dtype)
-            self.register_buffer("w_perm", W.reshape(C, C, *ones))
-            self.register_buffer("w_perm_inv", _own(W.mT).reshape(C, C, *ones))
+            W = _own(ops.draw_rotation(C) if index is None else ops.matrix_of(index, torch.float64)).to(device, dtype)
+            if n:
+                self.register_buffer("w_0", W)
+                vectors = 0.2 * torch.randn(n, C, dtype=torch.float64, device="cpu")
+                self.vk_householder = nn.Parameter(vectors.to(device, dtype))
+            else:
+                self.register_buffer("w_perm", W.reshape(C, C, *ones))
+                self.register_buffer("w_perm_inv", _own(W.mT).reshape(C, C, *ones))
 
         assert subnet_constructor is not None  # BlockSpec has refused all that can't be called
         subnet = subnet_constructor(spec.subnet_in, spec.subnet_out)
