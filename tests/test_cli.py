@@ -27,7 +27,7 @@ def test_help_imports_no_torch() -> None:
         "finally: print([m for m in ('torch', 'hypothesis', 'pytest') if m in sys.modules])\n"
     )
 
-    for words in (["--help"], ["check", "--help"], ["--version"], ["golden", "verify", "--help"]):
+    for words in (["--help"], ["check", "--help"], ["--version"], ["golden", "verify", "--help"], ["bench", "--help"]):
         done = subprocess.run(
             [sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True, check=True
         )

@@ -97,6 +97,6 @@ def kernels(device: str) -> str:
 def smoke(contender: Contender, device: str, show: check.Show) -> Verdict:
     """The gate's verdict, in the profile smoke, up to the first broken law."""
     options = {"--target": [contender.text], "--dialect": contender.dialect, "--known-failures": contender.known}
-    settings = Settings.read((options | {"--profile": "smoke", "--device": device}).get)
+    settings = Settings.read((options | {"--profile": "smoke", "--device": device, "--no-shrink": True}).get)
     with form_of(contender):
         return check.run(settings, "auto", True, show)[1]

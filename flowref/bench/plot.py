@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flowref.bench.report import PASS
-from flowref.bench.results import Cell, Run, ratio, time_of
-from flowref.bench.results import Figure as Figures
+from flowref.bench.results import Cell, Figure, Run, ratio, time_of
 from flowref.gate.options import Unusable
 
 FORMS = (".png", ".svg")
@@ -26,10 +25,10 @@ def missing(file: str) -> str:
 def draw(run: Run, file: str) -> str:
     """Write the picture; what to say of it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Canvas
 
     tables = [list(cells) for _, cells in groupby(run.cells, key=lambda cell: (cell.kind, cell.what))]
-    figure = Figure(layout="constrained")
+    figure = Canvas(layout="constrained")
     FigureCanvasAgg(figure)
     (_growth if run.cells[0].series else _ratios)(figure, tables)
     mark = "" if run.verified else "UNVERIFIED: "
@@ -48,51 +47,64 @@ def _growth(figure: Any, tables: list[list[Cell]]) -> None:
         for at, series in zip(axes, names, strict=True):
             _series(at, [cell for cell in cells if cell.series == series])
             at.set_title(f"{cells[0].kind}, {PASS[cells[0].what]}: {series} grows", fontsize=9)
+            at.set(xscale="log", yscale="log")
+            at.grid(alpha=0.3)
         axes[0].set_ylabel("milliseconds")
     for at in grid[-1]:
         at.set_xlabel("numbers in x")
+    _legend(figure, grid)
 
 
 def _series(at: Any, cells: list[Cell]) -> None:
-    """Medians and quartiles of each contender, and a line of slope 1 through the end of the first."""
-    first = True
-    for k, name in enumerate(dict.fromkeys(name for cell in cells for name in (*cell.times, *cell.limits))):
-        found = [(cell, (cell.times | cell.limits)[name]) for cell in cells if name in cell.times | cell.limits]
-        n, t = [cell.numbers for cell, _ in found], [time_of(rounds) for _, rounds in found]
-        if first:
-            at.plot((n[0], n[-1]), [1e3 * t[-1].median * m / n[-1] for m in (n[0], n[-1])], "--", color="0.6", lw=1)
-            first = False
-        _points(at, n, [Figures(*(1e3 * value for value in one)) for one in t], k, name, name in cells[0].limits)
-    at.set_xscale("log")
-    at.set_yscale("log")
-    at.grid(alpha=0.3)
-    at.legend(fontsize=7)
+    """Medians and quartiles of each, and a line of slope 1 through the last point of who comes farthest."""
+    points: dict[str, list[tuple[int, Figure]]] = {}
+    for cell in cells:
+        for name, rounds in (cell.times | cell.limits).items():
+            points.setdefault(name, []).append((cell.numbers, Figure(*(1e3 * t for t in time_of(rounds)))))
+    for k, (name, found) in enumerate(points.items()):
+        x, y = [n for n, _ in found], [t for _, t in found]
+        _points(at, x, y, f"C{k}", name, "o:" if name in cells[0].limits else "o-")
+    n, end = max((found[-1] for found in points.values()), key=lambda point: (point[0], point[1].median))
+    first = cells[0].numbers
+    at.plot((first, n), (end.median * first / n, end.median), "--", color="0.6", lw=1, label="slope 1")
 
 
 def _ratios(figure: Any, tables: list[list[Cell]]) -> None:
     """A row a kind, a column a pass: time ÷ that of the first contender, by size."""
+    from matplotlib import ticker
+
     columns = len({cells[0].what for cells in tables})
-    rows = len(tables) // columns
-    figure.set_size_inches(4.8 * columns, 3.2 * rows)
-    grid = figure.subplots(rows, columns, squeeze=False, sharey="row")
+    figure.set_size_inches(4.8 * columns, 0.6 + 3.2 * len(tables) // columns)
+    grid = figure.subplots(len(tables) // columns, columns, squeeze=False, sharey="row")
     for at, cells in zip(grid.flat, tables, strict=True):
         all_of = [cell.times | cell.limits for cell in cells]
         base, *others = dict.fromkeys(name for one in all_of for name in one)
         for k, name in enumerate(others):
             there = [i for i, one in enumerate(all_of) if name in one and base in one]
-            figures = [ratio(all_of[i][name], all_of[i][base]) for i in there]
-            shift = 0.12 * (k - (len(others) - 1) / 2)
-            _points(at, [i + shift for i in there], figures, k + 1, name, name in cells[0].limits)
-        at.axhline(1, color="C0", lw=1)
+            x = [i + 0.12 * (k - (len(others) - 1) / 2) for i in there]
+            y = [ratio(all_of[i][name], all_of[i][base]) for i in there]
+            _points(at, x, y, f"C{k + 1}", name, "_" if name in cells[0].limits else "o")
+        at.axhline(1, color="C0", lw=1, label=base)
         at.set_yscale("log")
+        at.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        at.yaxis.set_major_formatter("{x:g}")
+        at.yaxis.set_minor_formatter(ticker.NullFormatter())
         at.set_xticks(range(len(cells)), [cell.size for cell in cells], rotation=25, ha="right", fontsize=7)
         at.set_title(f"{cells[0].kind}, {PASS[cells[0].what]}", fontsize=9)
-        at.set_ylabel(f"time ÷ that of {base}")
         at.grid(alpha=0.3, axis="y")
-        at.legend(fontsize=7)
+    for at in grid[:, 0]:
+        at.set_ylabel("time ÷ that of the first")
+    _legend(figure, grid)
 
 
-def _points(at: Any, x: Sequence[float], y: Sequence[Figures], color: int, name: str, limit: bool) -> None:
+def _legend(figure: Any, grid: Any) -> None:
+    """One for all, below."""
+    pairs = [zip(*at.get_legend_handles_labels(), strict=True) for at in grid.flat]
+    handles = {label: handle for some in pairs for handle, label in some}
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=9, fontsize=8)
+
+
+def _points(at: Any, x: Sequence[float], y: Sequence[Figure], color: str, name: str, look: str) -> None:
     ends = [[one.median - one.low for one in y], [one.high - one.median for one in y]]
-    look = {"fmt": "_:" if limit else "o-", "ms": 4, "lw": 0.8 if limit else 1.2, "capsize": 2}
-    at.errorbar(x, [one.median for one in y], ends, color=f"C{color}", label=name, **look)
+    middle = [one.median for one in y]
+    at.errorbar(x, middle, ends, color=color, label=name, fmt=look, ms=4, lw=1.2, capsize=2)

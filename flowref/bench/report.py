@@ -181,6 +181,8 @@ def notes(run: Run) -> list[str]:
             f"compiled: torch.compile of anomalib's, on its verdict; the first pass took {min(seconds):.1f} to "
             f"{max(seconds):.1f} s to compile, {sum(seconds):.0f} s in all"
         )
+    if "index" in run.contenders:
+        lines.append("index: the fast block in the dialect freia-main, which stores a hard permutation as an index")
     if run.device == "cpu" and any(cell.saved for cell in run.cells):
         lines.append("Peak memory is measured on CUDA only: on the CPU torch does not count it.")
     return lines
