@@ -92,6 +92,8 @@ class Bench:
 
     def run(self) -> Run:
         """All of it."""
+        if self.device == "cuda":
+            place.without_tf32()
         found = self._begun()
         if found.load[0] > BUSY * found.cores:
             self.say(f"The machine is busy: load average {found.load[0]:.1f} on {found.cores} cores. Ratios scatter.")
@@ -117,6 +119,7 @@ class Bench:
             processor=place.processor(self.device),
             cores=os.cpu_count() or 1,
             threads=self.threads,
+            kernels=contenders.kernels(self.device),
             clock="device" if self.device == "cuda" else "CPU" if asked.cpu_time else "wall",
             load=[place.load()],
             preset=asked.shapes or asked.preset,

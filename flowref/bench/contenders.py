@@ -80,18 +80,18 @@ def there(wanted: list[Contender], device: str) -> tuple[list[Contender], dict[s
         except TargetError as error:
             missing[one.name] = str(error)
             continue
-        if one.name == "fast" and not kernels(device):
-            missing[one.name] = "there are no kernels here, so it is eager. Install: pip install flowref[cpu]"
+        if one.name == "fast" and kernels(device) == "eager":
+            extra = {"cpu": "cpu", "cuda": "triton"}[device]
+            missing[one.name] = f"no kernels for {device} here, so it is eager. Install: pip install flowref[{extra}]"
             continue
         found.append(one)
     return found, missing
 
 
 def kernels(device: str) -> str:
-    """Which kernels serve the fast block on this device, "" for none."""
+    """Which form of the fast block serves on this device where none is asked for."""
     with form_of(None):
-        serving = choice.kernels()
-    return serving if device == "cpu" and serving != "eager" else ""
+        return choice.kernels(device)
 
 
 def smoke(contender: Contender, device: str, show: check.Show) -> Verdict:

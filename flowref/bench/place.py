@@ -42,6 +42,11 @@ def load() -> float:
     return os.getloadavg()[0]
 
 
+def without_tf32() -> None:
+    """float32 products with all their bits, here and in the gate's processes; a device's libraries may drop 13."""
+    os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
+
+
 @contextmanager
 def threads(number: int) -> Iterator[None]:
     """torch, and with it the kernels, on so many threads."""

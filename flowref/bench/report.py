@@ -72,7 +72,7 @@ def head(run: Run) -> str:
     return (
         f"{run.date}  {run.device}: {run.processor}, {run.cores} cores, {run.threads} threads, load {load} after\n"
         f"{', '.join(f'{name} {version}' for name, version in run.versions.items())}\n"
-        f"{run.preset}, {run.rounds} rounds, {run.clock} time"
+        f"{run.preset}, {run.rounds} rounds, {run.clock} time, fast: {run.kernels}"
     )
 
 
@@ -183,6 +183,8 @@ def notes(run: Run) -> list[str]:
         )
     if "index" in run.contenders:
         lines.append("index: the fast block in the dialect freia-main, which stores a hard permutation as an index")
+    if run.device == "cuda":
+        lines.append("No TF32: the products of all contenders are float32's.")
     if run.device == "cpu" and any(cell.saved for cell in run.cells):
         lines.append("Peak memory is measured on CUDA only: on the CPU torch does not count it.")
     return lines

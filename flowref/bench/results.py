@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from flowref.gate.options import Unusable
 
 FORMAT = 1
-PLACE = ("device", "processor", "cores", "threads", "clock", "decoder", "versions")  # what times depend on
+PLACE = ("device", "processor", "cores", "threads", "kernels", "clock", "decoder", "versions")  # what times depend on
 
 Rounds = list[list[float]]
 
@@ -53,7 +53,7 @@ class Cell:
 class Run:
     """All that was measured. verified: whether smoke held each contender. load: averages before and after.
 
-    contenders, refused: by name, the gate's sentence. left_out: by name, why.
+    kernels: of the fast block. contenders, refused: by name, the gate's sentence. left_out: by name, why.
     """
 
     date: str
@@ -62,6 +62,7 @@ class Run:
     processor: str
     cores: int
     threads: int
+    kernels: str
     clock: str
     load: list[float]
     preset: str

@@ -337,13 +337,13 @@ def test_who_is_not_installed_is_named_with_how_to_get_it(monkeypatch: pytest.Mo
     gone = replace(BESIDE["freia"], text="flowref.targets.absent:AllInOneBlock")
     monkeypatch.setitem(BESIDE, "freia", gone)
     monkeypatch.setenv("FLOWREF_FAST", "eager")
-    monkeypatch.setattr(contenders, "kernels", lambda device: "")
+    monkeypatch.setattr(contenders, "kernels", lambda device: "eager")
 
     code, out = ran(replace(SMALL, beside="freia,eager,fast"), 200)
 
     assert code == 0
     assert "left out freia: no target" in out
-    assert "left out fast: there are no kernels here, so it is eager. Install: pip install flowref[cpu]" in out
+    assert "left out fast: no kernels for cpu here, so it is eager. Install: pip install flowref[cpu]" in out
 
 
 def test_a_busy_machine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,6 +381,7 @@ def fixed() -> Run:
         processor="A Processor",
         cores=2,
         threads=2,
+        kernels="numba",
         clock="wall",
         load=[0.1, 0.9],
         preset="shapes",
