@@ -1,9 +1,11 @@
-"""One block, or several in a row as in a decoder, of any target; and the subnets inside."""
+"""What is run: one block or several in a row, as in a decoder, of any target; the subnets inside; the inputs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -35,6 +37,24 @@ def subnet(rank: int, step: int, n: int, m: int) -> nn.Module:
     return nn.Sequential(conv(n, n, width, padding="same"), nn.ReLU(), conv(n, m, width, padding="same"))
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """One set for all contenders: x (B, C, *S), the conditions, and the gradients of output and log-det."""
+
+    x: Tensor
+    c: tuple[Tensor, ...]
+    g: Tensor
+    j: Tensor
+
+    @classmethod
+    def of(cls, size: Size, condition: int, device: str) -> Inputs:
+        """Normal ones, the same each time."""
+        random = torch.Generator().manual_seed(0)
+        draw = lambda *shape: torch.randn(size.B, *shape, generator=random).to(device)  # noqa: E731
+        c = (draw(condition, *size.dims[1:]),) if condition else ()
+        return cls(draw(*size.dims), c, draw(*size.dims), draw())
+
+
 class Flow:
     """Blocks of one target in a row: y = f_n(… f_1(x)), and the sum of their log-dets."""
 
@@ -47,6 +67,7 @@ class Flow:
         if spec.C > MATRIX and (target.dialect != "freia-main" or kind != "hard"):
             raise MemoryError(f"a W of {spec.C}² numbers is left out above {MATRIX} channels")
         torch.manual_seed(0)
+        np.random.seed(0)  # what scipy draws rotations from
         blocks = [target.build(spec, self._subnet(decoder, k), torch.float32, device) for k in range(steps(decoder))]
         state = [target.state(block).values() for block in blocks]
         self.state = [v for values in state for v in values if isinstance(v, Tensor)]
@@ -78,3 +99,9 @@ class _Step:
 def steps(decoder: bool) -> int:
     """How many blocks are in a row."""
     return STEPS if decoder else 1
+
+
+def forget(leaves: Sequence[Tensor]) -> None:
+    """Drop the gradients."""
+    for leaf in leaves:
+        leaf.grad = None

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from flowref.bench.contenders import Contender, form_of
-from flowref.bench.flow import Flow, steps, subnet
+from flowref.bench.flow import Flow, Inputs, forget
+from flowref.bench.limits import limits
 from flowref.bench.presets import Size
 from flowref.bench.results import Cell
 from flowref.bench.timing import Job, Timer, Within, interleaved
@@ -28,24 +28,6 @@ class How:
     seconds: float
     condition: int = 0
     decoder: bool = False
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """One set for all contenders: x (B, C, *S), the conditions, and the gradients of output and log-det."""
-
-    x: Tensor
-    c: tuple[Tensor, ...]
-    g: Tensor
-    j: Tensor
-
-    @classmethod
-    def of(cls, size: Size, condition: int, device: str) -> Inputs:
-        """Normal ones, the same each time."""
-        random = torch.Generator().manual_seed(0)
-        draw = lambda *shape: torch.randn(size.B, *shape, generator=random).to(device)  # noqa: E731
-        c = (draw(condition, *size.dims[1:]),) if condition else ()
-        return cls(draw(*size.dims), c, draw(*size.dims), draw())
 
 
 def cell(
@@ -93,56 +75,7 @@ def job(flow: Flow, inputs: Inputs, what: str, within: Within) -> Job:
         y, logdet = flow.run(x, inputs.c, False)
         torch.autograd.backward([y, logdet], [inputs.g, inputs.j])
 
-    return Job(both, lambda: _forget(leaves), within)
-
-
-def _forget(leaves: Sequence[Tensor]) -> None:
-    for leaf in leaves:
-        leaf.grad = None
-
-
-def limits(kind: str, what: str, inputs: Inputs, decoder: bool) -> dict[str, Job]:
-    """What no block can do without, a step: copy, x + a → y; product, W x (soft); subnets, where they are real ones."""
-    x, a, y, n = inputs.x, inputs.g, torch.empty_like(inputs.x), steps(decoder)
-    found = {"copy": lambda: torch.add(x, a, out=y)}
-    if kind == "soft":
-        W = torch.linalg.qr(torch.randn(x.shape[1], x.shape[1], device=x.device))[0]
-        v = x.flatten(2) if x.dim() > 2 else x
-        found["product"] = lambda: W @ v if v.dim() > 2 else v @ W.mT
-    jobs = {name: Job(_repeated(once, n)) for name, once in found.items()}
-    if decoder:
-        jobs["subnets"] = _subnets(inputs, what)
-    return jobs
-
-
-def _repeated(once: Callable[[], Any], n: int) -> Callable[[], None]:
-    def run() -> None:
-        with torch.no_grad():
-            for _ in range(n):
-                once()
-
-    return run
-
-
-def _subnets(inputs: Inputs, what: str) -> Job:
-    x, C = inputs.x, inputs.x.shape[1]
-    v = torch.cat((x[:, : C - C // 2], *inputs.c), 1)
-    torch.manual_seed(0)
-    nets = [subnet(x.dim() - 2, k, v.shape[1], 2 * (C // 2)).to(x.device) for k in range(steps(True))]
-    if what != "backward":
-        return Job(_repeated(lambda: [net(v) for net in nets], 1))
-    v.requires_grad_()
-    leaves = [v, *nn.ModuleList(nets).parameters()]
-    g = torch.cat((inputs.g[:, C - C // 2 :],) * 2, 1)
-
-    def both() -> None:
-        for net in nets:
-            net(v).backward(g)
-
-    return Job(both, lambda: _forget(leaves))
-
-
-# ---- memory
+    return Job(both, lambda: forget(leaves), within)
 
 
 def saved(flow: Flow, inputs: Inputs) -> float:

@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import groupby
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from flowref.bench import compare, text
 from flowref.bench.results import (
-    PLACE,
     Cell,
-    Figure,
     Rounds,
     Run,
     geometric,
     ratio,
     slope,
-    then_and_now,
     time_of,
 )
 
@@ -53,8 +50,8 @@ def show(console: Console, run: Run, old: Run | None = None) -> None:
     for line in [*(LIMITS[name] for name in used), *notes(run)]:
         _say(console, line)
     if old is not None:
-        _say(console, f"\n{other_place(run, old)}\n{mark}time ÷ that of the older run")
-        console.print(compared(run, old), width=width)
+        _say(console, f"\n{compare.other_place(run, old)}\n{mark}time ÷ that of the older run")
+        console.print(compare.compared(run, old), width=width)
 
 
 def _say(console: Console, text: str) -> None:
@@ -80,7 +77,7 @@ def times(cells: list[Cell], contenders: list[str]) -> Table:
     """Sizes by contenders, the first of them that ran is the measure, and limits."""
     names = sorted(contenders, key=lambda name: not any(name in cell.times for cell in cells))
     beside = list(dict.fromkeys(name for cell in cells for name in cell.limits))
-    table = _table(["size"], [*names, *beside])
+    table = text.table(["size"], [*names, *beside])
     for cell in cells:
         all_of = cell.times | cell.limits
         base = all_of.get(names[0])
@@ -91,37 +88,10 @@ def times(cells: list[Cell], contenders: list[str]) -> Table:
     return table
 
 
-def _table(left: list[str], right: list[str]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in left:
-        table.add_column(name)
-    for name in right:
-        table.add_column(name, justify="right", overflow="fold")
-    return table
-
-
 def _text(rounds: Rounds | None, base: Rounds | None) -> str:
     if not rounds:
         return "–"
-    return _ratio(ratio(rounds, base)) if base else _time(time_of(rounds))
-
-
-def _time(t: Figure) -> str:
-    return f"{milliseconds(t.median)} ms\n[dim]{milliseconds(t.low)}–{milliseconds(t.high)}[/]"
-
-
-def milliseconds(seconds: float) -> str:
-    """Three digits."""
-    ms = 1e3 * seconds
-    return f"{ms:.0f}" if ms >= 100 else f"{ms:.1f}" if ms >= 10 else f"{ms:.2f}" if ms >= 1 else f"{ms:.3f}"
-
-
-def _ratio(r: Figure) -> str:
-    return f"{_share(r.median)} ({_share(r.tenth)})\n[dim]{_share(r.low)}–{_share(r.high)}[/]"
-
-
-def _share(ratio: float) -> str:
-    return f"{ratio:.3f}" if ratio < 0.1 else f"{ratio:.2f}"
+    return text.ratio(ratio(rounds, base)) if base else text.time(time_of(rounds))
 
 
 def _mean(name: str, base: str, cells: list[Cell]) -> str:
@@ -130,7 +100,7 @@ def _mean(name: str, base: str, cells: list[Cell]) -> str:
     found = [ratio(a, b) for a, b in pairs if a and b]
     if len(found) < len(pairs):
         return "–"
-    return f"{_share(geometric([r.median for r in found]))} ({_share(geometric([r.tenth for r in found]))})"
+    return f"{text.share(geometric([r.median for r in found]))} ({text.share(geometric([r.tenth for r in found]))})"
 
 
 def growth(cells: list[Cell]) -> list[str]:
@@ -158,7 +128,7 @@ def memory(cells: list[Cell]) -> dict[str, Table]:
         values: list[dict[str, float]] = [getattr(cell, field) for cell in cells if not cell.series]
         names = list(dict.fromkeys(name for value in values for name in value))
         if names:
-            found[f"{title}, ÷ bytes of x"] = table = _table(["size"], names)
+            found[f"{title}, ÷ bytes of x"] = table = text.table(["size"], names)
             for cell, value in zip(cells, values, strict=True):
                 table.add_row(cell.size, *(f"{value[name]:.2f}" if name in value else "–" for name in names))
     return found
@@ -188,28 +158,3 @@ def notes(run: Run) -> list[str]:
     if run.device == "cpu" and any(cell.saved for cell in run.cells):
         lines.append("Peak memory is measured on CUDA only: on the CPU torch does not count it.")
     return lines
-
-
-def other_place(run: Run, old: Run) -> str:
-    """Whether two runs can be compared at all."""
-    pairs = [(name, getattr(old, name), getattr(run, name)) for name in PLACE]
-    differ = [f"{name} {then} then, {now} now" for name, then, now in pairs if then != now]
-    lines = [f"Compared with a run of {old.date}, load {old.load[0]:.1f}."]
-    lines += [f"Not the same place, so ratios say little: {'; '.join(differ)}."] * bool(differ)
-    lines += ["The older run is UNVERIFIED."] * (not old.verified)
-    return "\n".join(lines)
-
-
-def compared(run: Run, old: Run) -> Table:
-    """New ÷ old for each cell and contender that both have."""
-    then = {cell.key: cell.times for cell in old.cells}
-    there = {name for cell in run.cells for name in cell.times if name in then.get(cell.key, {})}
-    names = [name for name in run.contenders if name in there]
-    table = _table(["kind", "pass", "size"], names)
-    for cell in run.cells:
-        before = then.get(cell.key, {})
-        both = [name for name in names if cell.times.get(name) and before.get(name)]
-        if both:
-            found = {name: _ratio(then_and_now(cell.times[name], before[name])) for name in both}
-            table.add_row(cell.kind, cell.what, cell.size, *(found.get(name, "–") for name in names))
-    return table
