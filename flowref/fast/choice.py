@@ -14,18 +14,20 @@ FORMS = {"numba": "flowref.fast.fused", "triton": "flowref.fast.device"}
 EXTRAS = {"numba": "flowref[cpu]", "triton": "flowref[triton]"}
 
 
-def kernels(device: torch.device | str = "cpu") -> str:
-    """Which form serves float32 tensors on this device: "numba", "triton", "triton (interpreted)", "eager".
+def kernels(device: torch.device | str = "cpu", precision: torch.dtype | str = "float32") -> str:
+    """Which form serves on this device in this dtype: "numba", "triton", "triton (interpreted)", "eager".
 
-    On the CPU "numba" where the extra `flowref[cpu]` is installed, on CUDA "triton" where triton is; else "eager".
-    FLOWREF_FAST=eager, =numba or =triton decides: what that form has no kernels for is left to "eager". Triton's run on
-    the CPU under TRITON_INTERPRET=1, which is no evidence for a device.
+    For float32, on the CPU "numba" where the extra `flowref[cpu]` is installed, on CUDA "triton" where triton is; else
+    "eager". FLOWREF_FAST=eager, =numba or =triton decides: what that form has no kernels for is left to "eager".
+    Triton's run on the CPU under TRITON_INTERPRET=1, which is no evidence for a device.
 
     Beside kernels eager operators still run what these can't: other dtypes, autocast, torch.compile, torch.func,
     forward-mode derivatives, derivatives of gradients, B = 0. Raises ValueError for another word, and ImportError where
     numba or triton is asked for and missing.
     """
     name, found = _chosen(torch.device(device).type)
+    if str(precision).removeprefix("torch.") != "float32":
+        return "eager"
     return f"{name} (interpreted)" if getattr(found, "INTERPRETED", False) else name
 
 

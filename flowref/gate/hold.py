@@ -42,6 +42,8 @@ from flowref.targets import Module, TargetError, resolve
 
 Test = Callable[[Case], bool]
 DEFAULT_REPORT = Path("flowref-report")
+# How a target's kernels may run, by its own word; the last where it doesn't say.
+KERNELS = ("eager", "numba", "triton", "triton (interpreted)", "unknown")
 STREAM = int(getattr(stream, "VERSION", 1))
 
 
@@ -91,11 +93,11 @@ class Judge:
         target = self._target(item.target)
         _settle()
         record: Record = {"law": item.law.id, "target": item.target, "device": item.device, "precision": item.precision}
-        record |= {"direction": item.direction, "kernels": "eager", "stream": STREAM, "cases": 0, "reason": ""}
+        record |= {"direction": item.direction, "kernels": "unknown", "stream": STREAM, "cases": 0, "reason": ""}
         if isinstance(target, str):
             self.watch.rest()
             return record | {"status": "unusable", "reason": target}
-        record["dialect"] = str(target.dialect)
+        record |= {"dialect": str(target.dialect), "kernels": self._kernels(item, target)}
         words = (item.law.needs | {item.precision}) & target.not_claimed
         earlier = self.finished.record(item, target)
         if words:
@@ -110,6 +112,17 @@ class Judge:
         if not earlier:
             self.finished.keep(item, target, record)
         return record
+
+    def _kernels(self, item: Item, target: Counted) -> str:
+        """How the target says that its kernels run here, where it says so."""
+        try:
+            with self.watch.case(), self.watch.call():
+                word = target.kernels(item.device, item.precision)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # most targets offer no such method; what one does in it is no verdict on its block
+            return KERNELS[-1]
+        return word if isinstance(word, str) and word in KERNELS else KERNELS[-1]
 
     def _target(self, name: str) -> Counted | str:
         """The target, or why there is none."""

@@ -86,9 +86,23 @@ def _is_there(target: str) -> bool:
     return top.isidentifier() and (here or find_spec(top) is not None)
 
 
+# What a worker may come to hold on a GPU: torch's context, cuBLAS's workspace, its cases; a generous guess.
+WORKER_BYTES = 2 * 2**30
+
+
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """The processors that this process may use: a worker keeps one busy."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The processors that this process may use, as a worker keeps one busy; on CUDA no more than fit its free memory.
+
+    All workers share the first device that CUDA_VISIBLE_DEVICES shows, which they inherit.
+    """
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if config.stash[SETTINGS].device == "cpu":
+        return processors
+    import torch
+
+    if not torch.cuda.is_available():
+        return processors
+    return max(1, min(processors, torch.cuda.mem_get_info(0)[0] // WORKER_BYTES))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

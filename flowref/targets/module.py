@@ -79,6 +79,11 @@ class Module:
         given = arguments | changed
         return self.make(**{name: value for name, value in given.items() if value is not OMITTED})
 
+    def kernels(self, device: str, precision: str) -> str:
+        """How kernels run on this device in this precision, by the word of ``make``, else "unknown"."""
+        offered = getattr(self.make, "kernels", None)
+        return str(offered(device, precision)) if callable(offered) else "unknown"
+
     def load(self, block: nn.Module, arrays: Mapping[str, Tensor]) -> None:
         """Load float64 arrays in matrix form, each in the form, dtype and device that the block stores.
 

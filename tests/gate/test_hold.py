@@ -180,3 +180,38 @@ def test_the_canary_sees_what_was_patched_elsewhere(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.Tensor, "all", lambda *args: torch.tensor(True))
 
     assert canary.changed() == "reference.output-equals-reference holds on a planted fault"
+
+
+class Boasting(AllInOneBlock):
+    """Names kernels that nobody knows."""
+
+    kernels = staticmethod(lambda device, precision: "warp drive")
+
+
+class Leaving(AllInOneBlock):
+    """Ends the process that asks for its kernels."""
+
+    @staticmethod
+    def kernels(device: str, precision: str) -> str:
+        raise SystemExit(0)
+
+
+class Silent(AllInOneBlock):
+    """Says nothing of its kernels."""
+
+    kernels = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("block", "precision", "word"),
+    [
+        (Halfless, "float32", "numba"), (Halfless, "float64", "eager"), (Silent, "float32", "unknown"),
+        (Boasting, "float32", "unknown"), (Leaving, "float32", "unknown"),
+    ],
+)  # fmt: skip
+def test_a_record_says_how_kernels_ran_by_the_targets_own_word(
+    judge: Any, monkeypatch: pytest.MonkeyPatch, block: type, precision: str, word: str
+) -> None:
+    monkeypatch.setenv("FLOWREF_FAST", "")
+
+    assert judge(block, precision=precision)["kernels"] == word

@@ -9,12 +9,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+import torch
 
 import flowref
 from flowref.gate import check as parent
+from flowref.gate import plugin
+from flowref.gate.options import Settings
 
 pytestmark = pytest.mark.slow
 ROOT = Path(flowref.__file__).parents[1]
@@ -26,6 +30,26 @@ def bare(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "pytest", str(parent.properties()), "-p", "no:cacheprovider", *words]
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300, check=False)
+
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("device", "free", "want"),
+    [("cpu", 5 * GIB, 16), ("cuda", 5 * GIB, 2), ("auto", 5 * GIB, 2), ("auto", GIB, 1), ("auto", 80 * GIB, 16)],
+)
+def test_as_many_workers_as_processors_and_on_cuda_as_its_free_memory_carries(
+    monkeypatch: pytest.MonkeyPatch, device: str, free: int, want: int
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (asked.append(index), (free, 80 * GIB))[1])
+    config = SimpleNamespace(stash={plugin.SETTINGS: Settings(device=device)})
+
+    assert plugin.pytest_xdist_auto_num_workers(cast(pytest.Config, config)) == want
+    assert asked == ([] if device == "cpu" else [0])  # the first that CUDA_VISIBLE_DEVICES shows
 
 
 def test_loading_it_imports_neither_torch_nor_hypothesis() -> None:
