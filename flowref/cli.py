@@ -110,7 +110,9 @@ def bench(
     kinds: Annotated[str | None, typer.Option("--kinds", help=f"some only [dim]({','.join(KINDS)})[/]")] = None,
     beside: Annotated[
         str | None,
-        typer.Option("--beside", help=f"who is measured, the first is the measure [dim]({','.join(USUAL)})[/]"),
+        typer.Option(
+            "--beside", help=f"who is measured, the first is the measure [dim]({','.join(USUAL)}; also index)[/]"
+        ),
     ] = None,
     compiled: Annotated[bool, typer.Option("--compiled", help="torch.compile of anomalib's block, too")] = False,
     decoder: Annotated[bool, typer.Option("--decoder", help="8 blocks in a row with their real subnets")] = False,

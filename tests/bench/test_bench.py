@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from flowref import cli
 from flowref.bench import command, contenders, measure, place, plot, report, results, timing
 from flowref.bench.command import Asked
 from flowref.bench.contenders import BESIDE, Contender
@@ -95,6 +98,20 @@ def test_what_cannot_be_used_is_named_with_what_is_allowed(changed: dict[str, An
     assert given in str(error.value) and told in str(error.value)
 
 
+def test_the_command_hands_over_each_option_and_ends_with_4_where_one_cannot_be_used(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    taken = {name: one.default for name, one in inspect.signature(cli.bench).parameters.items()}
+    monkeypatch.setattr(sys, "argv", ["flowref", "bench", "--preset", "fastflwo"])
+
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+
+    assert taken == {one.name: None if one.name == "targets" else one.default for one in fields(Asked)}
+    assert ended.value.code == 4
+    assert "--preset='fastflwo' is unknown" in capsys.readouterr().err
+
+
 def test_a_size_reads_as_it_is_written() -> None:
     assert Size.parse("48x32x16@8") == Size((48, 32, 16), 8)
     assert str(Size.parse("512@256")) == "512@256"
@@ -164,6 +181,36 @@ def test_clean_up_is_not_timed() -> None:
 
     assert timing.wall(timing.Job(lambda: None, cleans), 3, lambda: float(next(clock))) == [1.0] * 3
     assert seen == [2, 5, 8]
+
+
+def test_a_device_is_timed_by_its_events_read_when_all_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            done.append("event")
+
+        def elapsed_time(self, end: Event) -> float:
+            done.append("read")
+            return 5.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: done.append("wait"))
+
+    assert timing.cuda(timing.Job(lambda: done.append("run"), lambda: done.append("clean")), 2) == [0.005] * 2
+    assert done == ["event", "run", "event", "clean"] * 2 + ["wait", "read", "read"]
+
+
+def test_peak_memory_is_what_a_pass_takes_above_what_was_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"memory_allocated": 100, "max_memory_allocated": 148}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    for name in ("reset_peak_memory_stats", "synchronize"):
+        monkeypatch.setattr(torch.cuda, name, lambda device: None)
+
+    assert measure.peak(timing.Job(lambda: None), torch.zeros(6)) == 2.0
 
 
 @pytest.mark.parametrize("what", PASSES)
@@ -436,14 +483,12 @@ def test_a_run_is_compared_with_itself(tmp_path: Path) -> None:
 
 
 def test_growth_is_told_for_series_only() -> None:
-    (cell,) = fixed().cells[:1]
-    series = [
-        replace(cell, series="B", numbers=n, times={"fast": [[1e-9 * n]]}) for n in (10**3, 10**4, 10**5, 10**6, 10**7)
-    ]
+    cell, sizes = fixed().cells[0], [10**k for k in range(3, 8)]
+    series = [replace(cell, series="B", numbers=n, times={"fast": [[max(1e-5, 1e-9 * n)]]}) for n in sizes]
 
     assert report.growth([cell]) == []
     assert report.growth(series) == [
-        "time against B, fast: slope 1.00 over 1,000 to 10,000,000 numbers, 1.00 over the upper two decades; "
+        "time against B, fast: slope 0.80 over 1,000 to 10,000,000 numbers, 1.00 over the upper two decades; "
         "1.00 ns a number at the end"
     ]
 
