@@ -7,7 +7,7 @@ in the dtype to compute in, which is float32 at least.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -78,8 +78,47 @@ def mix(W: Tensor, v: Tensor, *, may_gather: bool) -> Tensor:
     if W.dim() == 1:
         return v.index_select(1, W)
     matrix = W.reshape(len(W), len(W)).to(v.dtype)
-    index = one_hot_index(matrix) if may_gather else None
+    if not may_gather or W.requires_grad or torch.compiler.is_exporting():
+        return multiply(matrix, v)
+    if torch.compiler.is_compiling():
+        return _looked_at_when_run(matrix, v)
+    index = one_hot_index(matrix)
     return v.index_select(1, index) if index is not None else multiply(matrix, v)
+
+
+@torch.library.custom_op("flowref::mix", mutates_args=())
+def _looked_at_when_run(W: Tensor, v: Tensor) -> Tensor:
+    """W v for a W that is seldom no permutation, one operator of a compiled graph, so that each run looks at W."""
+    index = one_hot_index(W)
+    return v.index_select(1, index).contiguous() if index is not None else multiply(W, v).contiguous()
+
+
+@_looked_at_when_run.register_fake
+def _(W: Tensor, v: Tensor) -> Tensor:
+    return v.new_empty(v.shape)
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(inputs[0])
+
+
+def _back(ctx: Any, g: Tensor) -> tuple[None, Tensor]:
+    return None, _looked_at_when_run(ctx.saved_tensors[0].mT, g)
+
+
+_looked_at_when_run.register_autograd(_back, setup_context=_keep)
+
+
+@_looked_at_when_run.register_vmap
+def _(info: Any, in_dims: tuple[int | None, int | None], W: Tensor, v: Tensor) -> tuple[Tensor, int]:
+    """Maps over v become part of its batch; a stack of W is no single permutation."""
+    of_W, of_v = in_dims
+    n = info.batch_size
+    v = v.expand(n, *v.shape) if of_v is None else v.movedim(of_v, 0)
+    if of_W is None:
+        return _looked_at_when_run(W, v.flatten(0, 1)).unflatten(0, (n, v.shape[1])), 0
+    flat = torch.matmul(W.movedim(of_W, 0).unsqueeze(1), v.reshape(*v.shape[:3], math.prod(v.shape[3:])))
+    return flat.reshape(v.shape), 0
 
 
 class Reflections(NamedTuple):
