@@ -112,6 +112,29 @@ def test_generated_code_computes_the_same(fresh):
     hold(run_of("hard", "forward", Compiled("inductor"), conditions=()), (*VALUES, "gradient.by-input"))
 
 
+def test_compiled_code_sees_every_w(fresh, monkeypatch, block):
+    """It looks at W anew each time, as the eager form does: a permutation, another one, and none."""
+    monkeypatch.setenv("FLOWREF_FAST", "eager")
+    made, x = block((5, 3)).requires_grad_(False), torch.randn(2, 5, 3)
+    compiled = torch.compile(made, backend="aot_eager", fullgraph=True)
+    for W in (made.w_perm.clone(), made.w_perm.roll(1, 0), block((5, 3), permute_soft=True).w_perm):
+        made.w_perm.data.copy_(W)
+        (want,), _ = made([x])
+        (y,), _ = compiled([x])
+
+        assert torch.equal(y, want)
+
+
+@directions
+def test_a_compiled_map_over_samples(fresh, direction):
+    run = run_of("hard", direction, Silent(), conditions=(), reverse_permutation=True)
+    block, (x, _) = run.block, run.inputs
+    one = lambda x: run.target.run(block, x[None], [], run.rev)  # noqa: E731
+    y, logdet = torch.compile(vmap(one), backend="aot_eager", fullgraph=True)(x)
+    run.near(run.want.out, y[:, 0], "the output of a compiled map")
+    run.near(run.want.logdet, logdet[:, 0], "the log-det of a compiled map", scale=scale_of(run))
+
+
 # ---- torch.func
 
 
