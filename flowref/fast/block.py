@@ -36,6 +36,10 @@ if not TYPE_CHECKING:
         pass
 
 
+class WrongShape(ValueError, RuntimeError):
+    """An input or condition of another shape than the block was built for; FrEIA's users expect a RuntimeError."""
+
+
 class AllInOneBlock(Base):
     """One invertible step of a normalizing flow: coupling, global affine, channel mixing.
 
@@ -198,7 +202,7 @@ class AllInOneBlock(Base):
         for (name, dims), tensor in zip(shapes, held, strict=True):
             wanted = ("B", *dims) if name == "x[0]" else (B, *dims)
             if tensor.dim() != len(wanted) or tuple(tensor.shape[1:]) != dims or tensor.shape[0] != B:
-                raise ValueError(
+                raise WrongShape(
                     f"{name} has shape {tuple(tensor.shape)}: expected {_shown(wanted)}, batch axis first, "
                     f"then the shape that the block was built for. Give a tensor of that shape."
                 )

@@ -236,6 +236,15 @@ def test_it_is_one_of_frEIAs_modules_where_frEIA_is_there():
     assert block.output_dims(block.dims_in) == [(6, 4, 4)]
 
 
+@pytest.mark.parametrize("kind", (ValueError, RuntimeError))
+def test_a_wrong_shape_is_what_users_of_either_catch(kind):
+    """FrEIA's tests ask for a RuntimeError."""
+    inn = SequenceINN(6)
+    inn.append(AllInOneBlock, subnet_constructor=dense)
+    with pytest.raises(kind, match=r"shape \(3, 5\)"):
+        inn(torch.randn(3, 5))
+
+
 # ---- checkpoints
 
 
