@@ -120,7 +120,7 @@ class Plan(nodes.Plan):
             return [False] * len(wanted)
         C, (W, *V) = self.C, [W.detach().reshape(self.C, self.C).contiguous() for W, _ in wanted]
         index = torch.empty(2 * len(wanted), C, dtype=torch.int64, device=W.device)
-        BR, BC = min(_power(C), 16), min(_power(C), 64)
+        BR, BC = min(_power(C), 4), min(_power(C), 256)
         grid = len(wanted) * _parts(C, BR)
         _launch(kernels.find_permutation, grid, W, (W, V[0] if V else None, index, C), BR=BR, BC=BC)
         for k, (_, row) in enumerate(wanted):

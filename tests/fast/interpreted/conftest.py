@@ -33,5 +33,5 @@ def passes(monkeypatch):
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Few numbers to a tile and few programs, so that small cases take several of each, and loops in them."""
-    for name, value in (("TILE", 16), ("PROGRAMS", 4), ("ALONE", 1), ("MOST", 3)):
+    for name, value in (("TILE", 32), ("PROGRAMS", 4), ("ALONE", 1), ("MOST", 3)):
         monkeypatch.setattr(device, name, value)
