@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 # log(1 + exp(z)) is z to within rounding from here on, in float64 too. torch's own threshold, 20, costs float64
 # 1e-10 in the value and 2e-9 in the gradient; exp(40) is far from overflow even in float32.
@@ -81,7 +82,7 @@ def mix(W: Tensor, v: Tensor, *, may_gather: bool) -> Tensor:
     if not may_gather or W.requires_grad or torch.compiler.is_exporting():
         return multiply(matrix, v)
     if torch.compiler.is_compiling():
-        return _looked_at_when_run(matrix, v)
+        return multiply(matrix, v) if _transformed() else _looked_at_when_run(matrix, v)
     index = one_hot_index(matrix)
     return v.index_select(1, index) if index is not None else multiply(matrix, v)
 
@@ -109,16 +110,13 @@ def _back(ctx: Any, g: Tensor) -> tuple[None, Tensor]:
 _looked_at_when_run.register_autograd(_back, setup_context=_keep)
 
 
-@_looked_at_when_run.register_vmap
-def _(info: Any, in_dims: tuple[int | None, int | None], W: Tensor, v: Tensor) -> tuple[Tensor, int]:
-    """Maps over v become part of its batch; a stack of W is no single permutation."""
-    of_W, of_v = in_dims
-    n = info.batch_size
-    v = v.expand(n, *v.shape) if of_v is None else v.movedim(of_v, 0)
-    if of_W is None:
-        return _looked_at_when_run(W, v.flatten(0, 1)).unflatten(0, (n, v.shape[1])), 0
-    flat = torch.matmul(W.movedim(of_W, 0).unsqueeze(1), v.reshape(*v.shape[:3], math.prod(v.shape[3:])))
-    return flat.reshape(v.shape), 0
+def _transformed() -> bool:
+    """Whether torch.func's transforms or dual numbers are at work, for which the operator has no rule."""
+    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+
+
+# Asked while a graph is traced: what torch.compiler.assume_constant_result marks, without importing the compiler here.
+_transformed._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 class Reflections(NamedTuple):

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call, grad, jacfwd, jacrev, stack_module_state, vmap
 from torch.utils.checkpoint import checkpoint
@@ -125,14 +126,25 @@ def test_compiled_code_sees_every_w(fresh, monkeypatch, block):
         assert torch.equal(y, want)
 
 
+def test_a_compiled_pass_gathers_by_a_permutation(fresh, block):
+    counted = CompileCounterWithBackend("eager")
+    torch.compile(block((5, 3)), backend=counted, fullgraph=True)([torch.randn(2, 5, 3)])
+    (graph,) = counted.graphs
+
+    assert [node.target for node in graph.graph.nodes].count(torch.ops.flowref.mix.default) == 1
+
+
+@pytest.mark.parametrize("by", (jacrev, jacfwd, vmap))
 @directions
-def test_a_compiled_map_over_samples(fresh, direction):
-    run = run_of("hard", direction, Silent(), conditions=(), reverse_permutation=True)
-    block, (x, _) = run.block, run.inputs
-    one = lambda x: run.target.run(block, x[None], [], run.rev)  # noqa: E731
-    y, logdet = torch.compile(vmap(one), backend="aot_eager", fullgraph=True)(x)
-    run.near(run.want.out, y[:, 0], "the output of a compiled map")
-    run.near(run.want.logdet, logdet[:, 0], "the log-det of a compiled map", scale=scale_of(run))
+def test_transforms_are_compiled(fresh, by, direction):
+    run = run_of("hard", direction, Silent(), B=1, C=4, S=(2,), conditions=(), reverse_permutation=True)
+    block, x = run.block, run.inputs[0][0]
+    one = lambda x: run.target.run(block, x[None], [], run.rev)[0][0]  # noqa: E731
+    _, J, error = jacobians(run)
+    want, bound = (run.want.out.value, run.want.out.error) if by is vmap else (J[0], error[0])
+    got = torch.compile(by(one), backend="aot_eager", fullgraph=True)(x[None] if by is vmap else x)
+
+    run.within(want, got.reshape(want.shape), bound, by.__name__, float(abs(want).max()))
 
 
 # ---- torch.func
