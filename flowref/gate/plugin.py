@@ -93,10 +93,11 @@ WORKER_BYTES = 2 * 2**30
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """The processors that this process may use, as a worker keeps one busy; on CUDA no more than fit its free memory.
 
-    All workers share the first device that CUDA_VISIBLE_DEVICES shows, which they inherit.
+    All workers share the first device that CUDA_VISIBLE_DEVICES shows, which they inherit. xdist asks before
+    `pytest_configure`, so there are no settings yet.
     """
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if config.stash[SETTINGS].device == "cpu":
+    if config.getoption(OPTIONS["--device"].key) == "cpu":
         return processors
     import torch
 

@@ -18,7 +18,7 @@ import torch
 import flowref
 from flowref.gate import check as parent
 from flowref.gate import plugin
-from flowref.gate.options import Settings
+from flowref.gate.options import OPTIONS
 
 pytestmark = pytest.mark.slow
 ROOT = Path(flowref.__file__).parents[1]
@@ -46,10 +46,16 @@ def test_as_many_workers_as_processors_and_on_cuda_as_its_free_memory_carries(
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (asked.append(index), (free, 80 * GIB))[1])
-    config = SimpleNamespace(stash={plugin.SETTINGS: Settings(device=device)})
+    config = SimpleNamespace(getoption={OPTIONS["--device"].key: device}.get)
 
     assert plugin.pytest_xdist_auto_num_workers(cast(pytest.Config, config)) == want
     assert asked == ([] if device == "cpu" else [0])  # the first that CUDA_VISIBLE_DEVICES shows
+
+
+def test_xdist_may_ask_before_the_settings_are_read(tmp_path: Path) -> None:
+    done = bare(tmp_path, "-n", "auto", "--help")
+
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_loading_it_imports_neither_torch_nor_hypothesis() -> None:
