@@ -40,7 +40,10 @@ def hold(prefixes, dialect, some, edge=None):
     target = Module(AllInOneBlock, dialect=dialect)
     for law in registry.all():
         if law.id.startswith(prefixes):
-            recipes = edge_rows(edge, dialect) if edge else rows("smoke", dialect, law.fixed("float32"))
+            fixed = law.fixed("float32") | {
+                "subnet": ("network", "linear")
+            }  # whose answers depend on what they are asked
+            recipes = edge_rows(edge, dialect) if edge else rows("smoke", dialect, fixed)
             for recipe in recipes[some]:
                 for direction in law.directions:
                     hold_case(law, recipe.case(), target, "float32", direction)
@@ -93,7 +96,8 @@ def test_how_work_is_cut_changes_rounding_alone(block, monkeypatch, dims, gin, r
     """Tiles as on a device and of a few numbers, one program a sample and many: what isn't summed has the same bits."""
     flags = {"gin_block": gin, "reverse_permutation": True, "dialect": "freia-main"}
     made, x, found = block(dims, subnet=Halves, **flags), torch.randn(2, *dims), []
-    for tile, programs, alone in ((1024, 1024, 4), (64, 3, 0)):
+    few, many = (64, 3, 0), (16, 1024, 0)  # of many shares `close_affine` takes more than one row of tiles
+    for tile, programs, alone in ((1024, 1024, 4), many if len(dims) > 1 and rev else few):
         for name, value in (("TILE", tile), ("PROGRAMS", programs), ("ALONE", alone)):
             monkeypatch.setattr(device, name, value)
         found.append([v.detach() for v in outcome(made, x, rev=rev)])
@@ -216,7 +220,7 @@ def test_backward_keeps_the_answer_and_little_else(block, passes, flags, most, r
     assert 1 <= sum(size for at, size in found.items() if at not in own) / x.untyped_storage().nbytes() <= most
 
 
-@pytest.mark.parametrize("dims", [(64,), (8, 4, 4)], ids=str)
+@pytest.mark.parametrize("dims", [(64,), (64, 8, 8)], ids=str)
 @pytest.mark.parametrize("rev", (False, True))
 @pytest.mark.parametrize("flags", [{}, {"gin_block": True}, {"reverse_permutation": True}], ids=str)
 def test_a_small_pass_is_three_kernels_at_most(block, monkeypatch, dims, rev, flags):
