@@ -379,6 +379,8 @@ def _kernels(state: eager.State, given: Sequence[Tensor]) -> Any:
     # W is no part of what the kernels differentiate by.
     if state.there.requires_grad or state.back.requires_grad or _transformed():
         return None
+    if device == "cuda" and torch.cuda.is_current_stream_capturing():
+        return None  # a graph can hold no wait for the device, and no kernel that is compiled or loaded meanwhile
     return choice.module(device)
 
 

@@ -115,9 +115,7 @@ class Plan(nodes.Plan):
         return [True] * len(wanted)
 
     def _look(self, wanted: Sequence[tuple[Tensor, int]]) -> list[bool]:
-        """Of matrices. While a CUDA graph is captured nothing can be looked at: products serve."""
-        if wanted[0][0].is_cuda and torch.cuda.is_current_stream_capturing():
-            return [False] * len(wanted)
+        """Of matrices: where the ones are is found there, whether that is a permutation here."""
         C, (W, *V) = self.C, [W.detach().reshape(self.C, self.C).contiguous() for W, _ in wanted]
         index = torch.empty(2 * len(wanted), C, dtype=torch.int64, device=W.device)
         BR, BC = min(_power(C), 4), min(_power(C), 256)

@@ -10,15 +10,15 @@ from torch import nn
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from flowref.fast import AllInOneBlock, device, triton_kernels
+from flowref.fast import AllInOneBlock, device, kernels, ops, triton_kernels
 
 ARCHITECTURES = (80, 90, 100)
-PASSES = {  # input, flags; hard permutations as index vectors, which no launch has to be waited for
-    "vectors": ((64, 512), {}),
-    "soft": ((64, 512), {"permute_soft": True, "dialect": "anomalib"}),
-    "images": ((2, 64, 32, 32), {"reverse_permutation": True}),
-    "gin": ((2, 64, 64, 64), {"gin_block": True}),
-    "large": ((2, 64, 64, 64), {"global_affine_type": "EXP"}),
+PASSES = {  # input, flags
+    "vectors": ((64, 512), {"global_affine_type": "SIGMOID"}),
+    "soft": ((64, 512), {"permute_soft": True}),
+    "images": ((2, 64, 32, 32), {"reverse_permutation": True, "dialect": "documented"}),
+    "gin": ((2, 64, 64, 64), {"gin_block": True, "dialect": "freia-main"}),
+    "large": ((2, 64, 64, 64), {"global_affine_type": "EXP", "dialect": "freia-main"}),
 }
 # Those that stream: how often, at least, a thread loads and stores 16 bytes at once, where rows are contiguous: not in
 # vectors that a permutation reads or writes channel by channel.
@@ -66,16 +66,29 @@ def launches():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(device, "_launch", noted)
+        patch.setattr(ops, "is_permutation", lambda index: True)  # of what no kernel has found
         for shape, flags in PASSES.values():
-            made = AllInOneBlock([shape[1:]], None, Halves, **{"dialect": "freia-main"} | flags)
+            made = AllInOneBlock([shape[1:]], None, Halves, **flags)
             for reverse in (False, True):
                 x = torch.randn(shape, requires_grad=True)
                 (y,), logdet = device.run(made.spec, made._state, x, (), made._ask, reverse)
                 torch.autograd.backward((y, logdet), (torch.ones_like(y), torch.ones_like(logdet)))
-        made = AllInOneBlock([(512,)], None, Halves)  # a matrix
-        device.run(made.spec, made._state, torch.randn(64, 512), (), made._ask, False)
         device.product(torch.randn(2, 64, 64), torch.randn(2, 64, 64))
     return found
+
+
+def test_on_cuda_triton_serves_and_on_the_cpu_only_interpreted(monkeypatch):
+    assert not device.INTERPRETED
+    monkeypatch.delenv("FLOWREF_FAST", raising=False)
+    assert (kernels("cuda"), kernels("cuda:1", torch.float32), kernels("cuda", "float64")) == (
+        "triton",
+        "triton",
+        "eager",
+    )
+    monkeypatch.setenv("FLOWREF_FAST", "triton")
+    assert (kernels("cuda"), kernels("cpu"), kernels("mps")) == ("triton", "eager", "eager")
+    monkeypatch.setenv("FLOWREF_FAST", "numba")
+    assert kernels("cuda") == "eager"
 
 
 NAMES = [
