@@ -21,6 +21,11 @@ import math
 import triton
 import triton.language as tl
 
+# Compiled anew for other types and constants, and for sizes that are 1 or multiples of 16 where they were not; not for
+# another batch.
+_OF_A_BATCH = ["B", "tiles", "per", "splits", "samples", "pixels", "sums_splits", "shares"]
+_kernel = triton.jit(do_not_specialize=_OF_A_BATCH)
+
 # ---- functions
 #
 # The device's own exp multiplies by log2(e) and takes ex2.approx: that product's rounding alone costs |x|·2^-24, which
@@ -137,7 +142,7 @@ def _log_sigma(s, KIND: tl.constexpr):
         return log(_sigma(s, KIND))
 
 
-@triton.jit
+@_kernel
 def functions(x, y, n, WHICH: tl.constexpr, SIZE: tl.constexpr):
     """y = exp, tanh, log, log1p, or Ψ of kind WHICH − 3, of n numbers; for tests."""
     i = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
@@ -158,7 +163,7 @@ def functions(x, y, n, WHICH: tl.constexpr, SIZE: tl.constexpr):
 # ---- permutations
 
 
-@triton.jit
+@_kernel
 def find_permutation(W, V, index, C, BR: tl.constexpr, BC: tl.constexpr):
     """Where the rows of W and V, (C, C), have their 1, and the inverse; −1 where a row is not one 1 among zeros.
 
@@ -187,7 +192,7 @@ def find_permutation(W, V, index, C, BR: tl.constexpr, BC: tl.constexpr):
     tl.store(row + C + at, i, mask=found)
 
 
-@triton.jit
+@_kernel
 def invert_permutation(index, inverse, C, BJ: tl.constexpr, BI: tl.constexpr):
     """inverse[index[i]] = i, both (C,) int64; 0 where nothing leads to."""
     j = tl.program_id(0) * BJ + tl.arange(0, BJ)
@@ -205,7 +210,7 @@ def _channel(index, j, inside):
     if index is None:
         return j
     else:
-        return tl.load(index + j, mask=inside, other=0)
+        return tl.load(index + j, mask=inside, other=0).to(tl.int32)
 
 
 @triton.jit
@@ -220,7 +225,7 @@ def _offset_at(j, at, OUTSIDE: tl.constexpr):
 # ---- what the subnet is asked
 
 
-@triton.jit
+@_kernel
 def ask(
     x, asked, s, o, src, B, C, N, P, passive, width,
     KIND: tl.constexpr, REVERSE: tl.constexpr, OUTSIDE: tl.constexpr,
@@ -243,7 +248,7 @@ def ask(
     tl.store(asked + (b * width + i) * N + n, p, mask=inside)
 
 
-@triton.jit
+@_kernel
 def ask_back(
     x, g, gx, part, s, o, src, B, C, N, P, passive, width, samples, pixels, splits,
     KIND: tl.constexpr, REVERSE: tl.constexpr, OUTSIDE: tl.constexpr,
@@ -275,9 +280,10 @@ def ask_back(
             h = tl.load(g + (b * width + i) * N + n, mask=inside, other=0.0)
             if REVERSE:
                 h *= inv
+            tl.store(gx + to, tl.load(gx + to, mask=inside, other=0.0) + h, mask=inside)
+            if REVERSE:
                 by_o -= h
                 by_sigma -= h * ((tl.load(x + to, mask=inside, other=0.0) - off) * inv)
-            tl.store(gx + to, tl.load(gx + to, mask=inside, other=0.0) + h, mask=inside)
     if REVERSE:
         _keep_part(part, share, j, by_sigma, by_o, i < P, C)
 
@@ -311,7 +317,7 @@ def _sum_of_logs(a, b, B, A, N, start, stop, alpha, c, BB: tl.constexpr, BC: tl.
     return tl.sum(tl.sum(total, 2), 1)
 
 
-@triton.jit
+@_kernel
 def log_sums(a, sums, B, N, A, tiles, per, splits, alpha, c, BB: tl.constexpr, BC: tl.constexpr, BN: tl.constexpr):
     """Σ l of a sample by split, (B, splits), an output. Grid: (samples / BB · splits,)."""
     pid = tl.program_id(0)
@@ -339,7 +345,7 @@ def _log_sigmas(s, C, KIND: tl.constexpr, BS: tl.constexpr):
     return tl.sum(total, 0)
 
 
-@triton.jit
+@_kernel
 def couple(
     x, a, y, logdet, sums, means, s, o, src, dst, B, C, N, A, P, first, passive, tiles, per, splits, alpha, c, unit,
     count, KIND: tl.constexpr, REVERSE: tl.constexpr, GIN: tl.constexpr, OUTSIDE: tl.constexpr, ALONE: tl.constexpr,
@@ -408,7 +414,7 @@ def couple(
             tl.store(sums + rows * splits + k, log_sum, mask=rows < B)
 
 
-@triton.jit
+@_kernel
 def close_logdet(
     sums, logdet, s, B, C, N, splits,
     KIND: tl.constexpr, REVERSE: tl.constexpr, BB: tl.constexpr, BK: tl.constexpr, BS: tl.constexpr,
@@ -433,7 +439,7 @@ def _by_log_scale(q, shift, g, T, e, sigma, inv, off, REVERSE: tl.constexpr):
         return h * v, h * e, h, g * (v + shift), g
 
 
-@triton.jit
+@_kernel
 def by_log_sums(
     x, a, g, sums, means, o, src, dst, B, C, N, A, first, tiles, per, splits, alpha, c, unit,
     REVERSE: tl.constexpr, OUTSIDE: tl.constexpr, BB: tl.constexpr, BC: tl.constexpr, BN: tl.constexpr,
@@ -463,7 +469,7 @@ def by_log_sums(
     tl.store(sums + rows * splits + k, tl.sum(tl.sum(total, 2), 1), mask=rows < B)
 
 
-@triton.jit
+@_kernel
 def couple_back(
     x, a, g, gj, gx, ga, part, sums, means, s, o, src, dst, B, C, N, A, P, first, passive, samples, pixels, splits,
     sums_splits, alpha, c, slope, unit, count,
@@ -479,41 +485,35 @@ def couple_back(
     tiles_c = tl.cdiv(P, BC)
     i = ((pid % tiles_c) * BC + tl.arange(0, BC))[None, :, None]
     share = pid // tiles_c
-    j, jp = first + i, passive + i
-    at, atp = _channel(src, j, i < A), _channel(src, jp, i < P)
-    to, top = _channel(dst, j, i < A), _channel(dst, jp, i < P)
-    edge, edgep = (at, atp) if REVERSE else (to, top)
-    off = tl.load(o + _offset_at(j, edge, OUTSIDE), mask=i < A, other=0.0)
-    offp = tl.load(o + _offset_at(jp, edgep, OUTSIDE), mask=i < P, other=0.0)
-    one = tl.full([1, BC, 1], 1.0, tl.float32)
-    sigma, sigmap = one, one
+    start, first_t = (share // splits) * samples, (share % splits) * pixels
+    stop, tiles_n = tl.minimum(start + samples, B), tl.cdiv(N, BN)
+    last_t = tl.minimum(first_t + pixels, tiles_n)
+
+    # Active channels, then passive ones: with both at once there are too many registers.
+    j = first + i
+    at, to = _channel(src, j, i < A), _channel(dst, j, i < A)
+    off = tl.load(o + _offset_at(j, at if REVERSE else to, OUTSIDE), mask=i < A, other=0.0)
+    sigma = tl.full([1, BC, 1], 1.0, tl.float32)
     if KIND:
         sigma = _sigma(tl.load(s + j, mask=i < A, other=0.0), KIND)
-        sigmap = _sigma(tl.load(s + jp, mask=i < P, other=0.0), KIND)
-    inv, invp = tl.div_rn(1.0, sigma), tl.div_rn(1.0, sigmap)
+    inv = tl.div_rn(1.0, sigma)
     by_sigma = tl.zeros([BB, BC, BN], tl.float32)
     by_o = tl.zeros([BB, BC, BN], tl.float32)
-    by_sigmap = tl.zeros([BB, BC, BN], tl.float32)
-    by_op = tl.zeros([BB, BC, BN], tl.float32)
-    start, first_t = (share // splits) * samples, (share % splits) * pixels
-    tiles_n = tl.cdiv(N, BN)
-    for b0 in range(start, tl.minimum(start + samples, B), BB):
+    for b0 in range(start, stop, BB):
         rows = (b0 + tl.arange(0, BB)).to(tl.int64)
         b = rows[:, None, None]
         mean = tl.zeros([BB, 1, 1], tl.float32)
         if GIN:
             mean = tl.load(means + rows, mask=rows < B, other=0.0)[:, None, None]
-            more = _total(sums, rows, B, sums_splits, BB, BK)
-            more = -tl.div_rn(more, count)[:, None, None]
+            more = -tl.div_rn(_total(sums, rows, B, sums_splits, BB, BK), count)[:, None, None]
         else:
             more = tl.load(gj + rows, mask=rows < B, other=0.0)[:, None, None]
             more = -more if REVERSE else more
-        for t in range(first_t, tl.minimum(first_t + pixels, tiles_n)):
+        for t in range(first_t, last_t):
             n = ((t % tiles_n) * BN + tl.arange(0, BN))[None, None, :]  # of one tile the compiler sees that it is at 0
-            active, inside = (b < B) & (i < A) & (n < N), (b < B) & (i < P) & (n < N)
-            at_k = (b * (2 * A) + i) * N + n
+            active = (b < B) & (i < A) & (n < N)
+            at_k, at_x = (b * (2 * A) + i) * N + n, (b * C + at) * N + n
             at_t = (b * (2 * A) + A + i) * N + n
-            at_x, at_xp = (b * C + at) * N + n, (b * C + atp) * N + n
             q = tl.load(x + at_x, mask=active, other=0.0)
             gy = tl.load(g + (b * C + to) * N + n, mask=active, other=0.0)
             shift = unit * tl.load(a + at_t, mask=active, other=0.0)
@@ -525,22 +525,38 @@ def couple_back(
             tl.store(ga + at_t, unit * by_t, mask=active)
             by_sigma += tl.where(active, more_sigma, 0.0)
             by_o += tl.where(active, more_o, 0.0)
-            p = tl.load(x + at_xp, mask=inside, other=0.0)
-            gp = tl.load(g + (b * C + top) * N + n, mask=inside, other=0.0)
-            if REVERSE:
-                gp *= invp
-                tl.store(gx + at_xp, gp, mask=inside)
-                by_sigmap -= gp * ((p - offp) * invp)
-                by_op -= gp
-            else:
-                tl.store(gx + at_xp, sigmap * gp, mask=inside)
-                by_sigmap += gp * p
-                by_op += gp
     _keep_part(part, share, j, by_sigma, by_o, i < A, C)
-    _keep_part(part, share, jp, by_sigmap, by_op, i < P, C)
+
+    j = passive + i
+    at, to = _channel(src, j, i < P), _channel(dst, j, i < P)
+    off = tl.load(o + _offset_at(j, at if REVERSE else to, OUTSIDE), mask=i < P, other=0.0)
+    scale = tl.full([1, BC, 1], 1.0, tl.float32)
+    if KIND:
+        scale = _sigma(tl.load(s + j, mask=i < P, other=0.0), KIND)
+    if REVERSE:
+        scale = tl.div_rn(1.0, scale)
+    by_sigma = tl.zeros([BB, BC, BN], tl.float32)
+    by_o = tl.zeros([BB, BC, BN], tl.float32)
+    for b0 in range(start, stop, BB):
+        b = (b0 + tl.arange(0, BB)).to(tl.int64)[:, None, None]
+        for t in range(first_t, last_t):
+            n = ((t % tiles_n) * BN + tl.arange(0, BN))[None, None, :]
+            inside = (b < B) & (i < P) & (n < N)
+            at_x = (b * C + at) * N + n
+            p = tl.load(x + at_x, mask=inside, other=0.0)
+            gy = tl.load(g + (b * C + to) * N + n, mask=inside, other=0.0)
+            by_p = gy * scale
+            tl.store(gx + at_x, by_p, mask=inside)
+            if REVERSE:
+                by_sigma -= tl.where(inside, by_p * ((p - off) * scale), 0.0)
+                by_o -= by_p
+            else:
+                by_sigma += gy * p
+                by_o += gy
+    _keep_part(part, share, j, by_sigma, by_o, i < P, C)
 
 
-@triton.jit
+@_kernel
 def close_affine(
     part, s, gj, gs, go, where, shares, B, C, through,
     KIND: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr, BJ: tl.constexpr,
@@ -586,7 +602,7 @@ def close_affine(
 # ---- dense products, where torch's would round their factors to TF32
 
 
-@triton.jit
+@_kernel
 def product(a, b, y, M, N, K, a0, a1, a2, b0, b1, b2, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
     """y (batch, M, N), contiguous, an output, = a (batch, M, K) b (batch, K, N), of strides a0 … b2; IEEE float32.
 

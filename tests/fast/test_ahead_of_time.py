@@ -41,7 +41,8 @@ def signature(kernel, given, constants):
     for k, name in enumerate(kernel.arg_names):
         value = constants[name] if name in constants else given[k]
         whole = isinstance(value, int) and not isinstance(value, bool)
-        if name in constants or value is None or (whole and value == 1):
+        special = not kernel.params[k].do_not_specialize
+        if name in constants or value is None or (special and whole and value == 1):
             types[name], fixed[(k,)] = "constexpr", value
             continue
         if isinstance(value, torch.Tensor):
@@ -49,7 +50,7 @@ def signature(kernel, given, constants):
             value = value.data_ptr()
         else:
             types[name] = "fp32" if isinstance(value, float) else "i32" if value < 2**31 else "i64"
-        if isinstance(value, int) and value % 16 == 0:
+        if special and isinstance(value, int) and value % 16 == 0:
             known[(k,)] = [["tt.divisibility", 16]]
     return types, fixed, known
 
