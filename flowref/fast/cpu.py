@@ -18,11 +18,12 @@ All indices are 64 bits wide. Nothing is written but what an argument's line cal
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import carray, cfunc, from_dtype, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -96,6 +97,26 @@ def add(typing: Any, address: Any, index: Any, value: Any) -> Any:
 
 
 @intrinsic
+def take(typing: Any, address: Any) -> Any:
+    """The int64 at an address, which goes up by 1: each number is given to one thread only."""
+
+    def gen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.atomic_rmw("add", _at(builder, _INT64, args[0], _INT64(0)), _INT64(1), "monotonic")
+
+    return types.int64(types.int64), gen
+
+
+@intrinsic
+def pointer(typing: Any, address: Any) -> Any:
+    """An address as carray asks for it."""
+
+    def gen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], context.get_value_type(types.voidptr))
+
+    return types.voidptr(types.int64), gen
+
+
+@intrinsic
 def scratch(typing: Any) -> Any:
     """The address of TILE floats on the stack of the function that asks."""
 
@@ -131,6 +152,62 @@ def _kernel(function: Any) -> Any:
         return njit(cache=True, **how)(function)
     except RuntimeError:  # no folder that can be written to
         return njit(**how)(function)
+
+
+# ---- jobs
+#
+# A job is one call of a kernel for all of x. It is cut into parts, each of which writes what no other does: groups of
+# samples, or, of images fewer than threads, lanes: every lanes-th channel. Whoever calls the kernel takes parts until
+# none is left, so that any number of threads may call it with one job, and none waits for a slow one. What a part
+# computes depends on its number alone.
+
+JOB = np.dtype(
+    [(name, np.int64) for name in "x asked a y g j_ gx ga logs means part src dst table".split()]  # addresses
+    + [(name, np.int64) for name in "B C N A P first passive width groups lanes parts stage next".split()]
+    + [(name, np.float32) for name in "alpha c slope unit".split()]
+    + [(name, np.bool_) for name in "reverse gin from_there to_there".split()],
+    align=True,
+)
+NEXT = JOB.fields["next"][1]  # type: ignore[index]
+
+
+Jobs = Any  # an array of one JOB
+
+
+@njit(inline="always")
+def _next(jobs: Any) -> Any:
+    """The address of the number of the part to be taken next."""
+    return np.int64(jobs.ctypes.data) + NEXT
+
+
+@njit(inline="always")
+def _share(job: Any, k: Any) -> Any:
+    """(first group, last group, lane) of part k."""
+    if job.lanes > 1:
+        return 0, job.groups, k
+    return k, k + 1, 0
+
+
+@njit(inline="always")
+def _sums_of(address: Any, rows: Any, columns: Any) -> Any:
+    return carray(pointer(address), (rows, columns), np.float64)
+
+
+@njit(inline="always")
+def _means_of(address: Any, n: Any) -> Any:
+    return carray(pointer(address), (n,), np.float32)
+
+
+@cache
+def callback(kernel: Any) -> int:
+    """The address of kernel(job) as a C function of the job's address, which needs no interpreter."""
+    signature = types.void(types.CPointer(from_dtype(JOB)))
+
+    def take_part(job: Any) -> None:
+        kernel(carray(job, 1))
+
+    compiled = cfunc(signature, nopython=True)(take_part)
+    return int(compiled.address)
 
 
 # ---- functions
@@ -314,11 +391,19 @@ def _scatter(of: Any, y: Any, at: Any, dst: Any, j0: Any, m: Any, straight: Any)
 
 
 @_kernel
-def ask(
-    x: int, asked: int, k0: int, k1: int, groups: int, B: int, C: int, N: int, P: int, first: int, width: int,
-    src: int, table: int, reverse: bool, straight: bool,
-) -> None:  # fmt: skip
-    """Passive channels of z into the first P of `asked`, (B, width, N), an output. straight: whether src[j] = j."""
+def ask(jobs: Jobs) -> None:
+    """Passive channels of z into the first P of `asked`, (B, width, N), an output."""
+    k = take(_next(jobs))
+    while k < jobs[0].parts:
+        _ask(jobs[0], k)
+        k = take(_next(jobs))
+
+
+@_inline
+def _ask(job: Any, k: Any) -> None:
+    x, asked, src, table, reverse, straight = job.x, job.asked, job.src, job.table, job.reverse, job.from_there
+    B, C, N, P, first, width, groups = job.B, job.C, job.N, job.P, job.passive, job.width, job.groups
+    k0, k1, _ = _share(job, k)
     buffer = scratch()
     for b in range(B * k0 // groups, B * k1 // groups):
         if N == 1:
@@ -341,11 +426,20 @@ def ask(
 
 
 @_kernel
-def ask_back(
-    x: int, g: int, gx: int, part: int, k0: int, k1: int, groups: int, B: int, C: int, N: int, P: int,
-    first: int, width: int, src: int, table: int, reverse: bool, straight: bool,
-) -> None:  # fmt: skip
+def ask_back(jobs: Jobs) -> None:
     """Adds to gx, an output, the gradient g by what was asked, in reverse to part (groups, 2, C) that by σ and o."""
+    k = take(_next(jobs))
+    while k < jobs[0].parts:
+        _ask_back(jobs[0], k)
+        k = take(_next(jobs))
+
+
+@_inline
+def _ask_back(job: Any, share: Any) -> None:
+    x, g, gx, part, src, table = job.x, job.g, job.gx, job.part, job.src, job.table
+    B, C, N, P, first, width, groups = job.B, job.C, job.N, job.P, job.passive, job.width, job.groups
+    reverse, straight = job.reverse, job.from_there
+    k0, k1, _ = _share(job, share)
     gs, gu = scratch(), scratch()
     for k in range(k0, k1):
         for b in range(B * k // groups, B * (k + 1) // groups):
@@ -396,18 +490,25 @@ def ask_back(
 
 
 @_kernel
-def couple(
-    x: int, a: int, y: int, logs: np.ndarray, means: np.ndarray, stage: int, k0: int, k1: int, groups: int, lane: int,
-    B: int, C: int, N: int, A: int, first: int, src: int, dst: int, table: int,
-    alpha_: float, c_: float, unit_: float, reverse: bool, gin: bool,
-) -> None:  # fmt: skip
-    """y, an output. logs (B, lanes), an output: Σ l of the channels of this lane, every lanes-th from `lane`.
+def couple(jobs: Jobs) -> None:
+    """y, an output, of images. logs (B, lanes), an output: Σ l of the channels of a lane.
 
-    Under GIN stage 1 writes l to y and logs, stage 2, once all lanes are through it, takes the mean of logs (to means,
+    Under GIN stage 1 writes l to y and logs, stage 2, once all parts are through it, takes the mean of logs (to means,
     (B,), an output) off and goes on; else stage 3 does all at once.
     """
-    alpha, c, unit = f32(alpha_), f32(c_), f32(unit_)
-    lanes, buffer = logs.shape[1], scratch()
+    k = take(_next(jobs))
+    while k < jobs[0].parts:
+        _couple(jobs[0], k)
+        k = take(_next(jobs))
+
+
+@_inline
+def _couple(job: Any, share: Any) -> None:
+    x, a, y, src, dst, table, stage = job.x, job.a, job.y, job.src, job.dst, job.table, job.stage
+    B, C, N, A, first, groups, lanes = job.B, job.C, job.N, job.A, job.first, job.groups, job.lanes
+    alpha, c, unit, reverse, gin = job.alpha, job.c, job.unit, job.reverse, job.gin
+    k0, k1, lane = _share(job, share)
+    logs, means, buffer = _sums_of(job.logs, B, lanes), _means_of(job.means, B), scratch()
     for b in range(B * k0 // groups, B * k1 // groups):
         if stage != 2:
             total = 0.0
@@ -473,18 +574,26 @@ def couple(
 
 
 @_kernel
-def couple_back(
-    x: int, a: int, g: int, j_: int, gx: int, ga: int, logs: np.ndarray, means: np.ndarray, part: int, stage: int,
-    k0: int, k1: int, groups: int, lane: int, B: int, C: int, N: int, A: int, first: int, src: int,
-    dst: int, table: int, alpha_: float, c_: float, slope_: float, unit_: float, reverse: bool, gin: bool,
-) -> None:  # fmt: skip
+def couple_back(jobs: Jobs) -> None:
     """Gradients by x and a, outputs, and by σ and o into part, (groups, 2, C), an output that is 0 before.
 
-    Stages, lanes and logs as in `couple`: under GIN stage 1 writes the gradient by l to ga, its sum to logs, and stage
-    2 takes its mean off. means: as `couple` left them.
+    Stages and logs as in `couple`: under GIN stage 1 writes the gradient by l to ga, its sum to logs, and stage 2 takes
+    its mean off. means: as `couple` left them.
     """
-    alpha, c, slope, unit = f32(alpha_), f32(c_), f32(slope_), f32(unit_)
-    lanes, gs, gu = logs.shape[1], scratch(), scratch()
+    k = take(_next(jobs))
+    while k < jobs[0].parts:
+        _couple_back(jobs[0], k)
+        k = take(_next(jobs))
+
+
+@_inline
+def _couple_back(job: Any, share: Any) -> None:
+    x, a, g, j_, gx, ga, part = job.x, job.a, job.g, job.j_, job.gx, job.ga, job.part
+    src, dst, table, stage, reverse, gin = job.src, job.dst, job.table, job.stage, job.reverse, job.gin
+    B, C, N, A, first, groups, lanes = job.B, job.C, job.N, job.A, job.first, job.groups, job.lanes
+    alpha, c, slope, unit = job.alpha, job.c, job.slope, job.unit
+    k0, k1, lane = _share(job, share)
+    logs, means, gs, gu = _sums_of(job.logs, B, lanes), _means_of(job.means, B), scratch(), scratch()
     for k in range(k0, k1):
         for b in range(B * k // groups, B * (k + 1) // groups):
             mean = means[b] if gin else f32(0)
@@ -577,13 +686,22 @@ ROWS = 512  # numbers of such a buffer that are in use; wider rows are taken in 
 
 
 @_kernel
-def couple_rows(
-    x: int, a: int, y: int, logs: np.ndarray, means: np.ndarray, k0: int, k1: int, groups: int, B: int, C: int, A: int,
-    first: int, src: int, dst: int, table: int, alpha_: float, c_: float, unit_: float, reverse: bool, gin: bool,
-    from_there: bool, to_there: bool,
-) -> None:  # fmt: skip
-    """As `couple`, all stages at once. from_there: whether src[j] = j; to_there: whether dst[j] = j. logs: (B, 1)."""
-    alpha, c, unit = f32(alpha_), f32(c_), f32(unit_)
+def couple_rows(jobs: Jobs) -> None:
+    """As `couple`, of vectors, all stages at once. logs: (B, 1)."""
+    k = take(_next(jobs))
+    while k < jobs[0].parts:
+        _couple_rows(jobs[0], k)
+        k = take(_next(jobs))
+
+
+@_inline
+def _couple_rows(job: Any, share: Any) -> None:
+    x, a, y, src, dst, table = job.x, job.a, job.y, job.src, job.dst, job.table
+    B, C, A, first, groups = job.B, job.C, job.A, job.first, job.groups
+    alpha, c, unit, reverse, gin = job.alpha, job.c, job.unit, job.reverse, job.gin
+    from_there, to_there = job.from_there, job.to_there
+    k0, k1, _ = _share(job, share)
+    logs, means = _sums_of(job.logs, B, 1), _means_of(job.means, B)
     L, Q, T = scratch(), scratch(), scratch()
     width, P, passive = min(A, ROWS), C - A, 0 if first else A
     R = ROWS // max(width, 1)
@@ -650,13 +768,23 @@ def couple_rows(
 
 
 @_kernel
-def couple_rows_back(
-    x: int, a: int, g: int, j_: int, gx: int, ga: int, logs: np.ndarray, means: np.ndarray, part: int, k0: int, k1: int,
-    groups: int, B: int, C: int, A: int, first: int, src: int, dst: int, table: int, alpha_: float, c_: float,
-    slope_: float, unit_: float, reverse: bool, gin: bool, from_there: bool, to_there: bool,
-) -> None:  # fmt: skip
-    """As `couple_back`, all stages at once. logs: (B, 1)."""
-    alpha, c, slope, unit = f32(alpha_), f32(c_), f32(slope_), f32(unit_)
+def couple_rows_back(jobs: Jobs) -> None:
+    """As `couple_back`, of vectors, all stages at once. logs: (B, 1)."""
+    k = take(_next(jobs))
+    while k < jobs[0].parts:
+        _couple_rows_back(jobs[0], k)
+        k = take(_next(jobs))
+
+
+@_inline
+def _couple_rows_back(job: Any, share: Any) -> None:
+    x, a, g, j_, gx, ga, part = job.x, job.a, job.g, job.j_, job.gx, job.ga, job.part
+    src, dst, table, reverse, gin = job.src, job.dst, job.table, job.reverse, job.gin
+    B, C, A, first, groups = job.B, job.C, job.A, job.first, job.groups
+    alpha, c, slope, unit = job.alpha, job.c, job.slope, job.unit
+    from_there, to_there = job.from_there, job.to_there
+    k0, k1, _ = _share(job, share)
+    logs, means = _sums_of(job.logs, B, 1), _means_of(job.means, B)
     E, Q, T, H, G, S = scratch(), scratch(), scratch(), scratch(), scratch(), scratch()
     width, P, passive = min(A, ROWS), C - A, 0 if first else A
     R = ROWS // max(width, 1)

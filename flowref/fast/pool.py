@@ -1,17 +1,62 @@
-"""Threads for kernels that release the GIL: few, made when first asked for, and never torch's or OpenMP's."""
+"""Threads for kernels that release the GIL: torch's own, where they can be asked, else a few that are made here.
+
+torch's operators leave the threads of their OpenMP team spinning for a while, ready for the next operator. Threads of
+another pool would have to share the cores with them, so that a kernel between two operators waits for its own thread
+to get a turn. Inside that team it does not.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable
+from functools import cache
 from queue import SimpleQueue
 from threading import Lock, Thread
+from typing import Any
+
+import torch
+
+from flowref.fast import cpu
 
 Job = tuple[Callable[[int], object], int, "SimpleQueue[BaseException | None]"]
 
 _lock = Lock()
 _jobs: SimpleQueue[Job] = SimpleQueue()
 _made = 0
+_forked = False
+
+
+def run(kernel: Any, jobs: cpu.Jobs, threads: int) -> None:
+    """kernel(jobs) in so many threads at once, this one among them; returns when all are through."""
+    threads = min(threads, int(jobs["parts"][0]))
+    if threads == 1:
+        kernel(jobs)
+    elif (team := None if _forked else _team()) is not None:
+        team(cpu.callback(kernel), jobs.ctypes.data, threads, 0)
+    else:
+        spread(lambda _: kernel(jobs), threads)
+
+
+@cache
+def _team() -> Callable[[int, int, int, int], None] | None:
+    """(function, its argument, threads, flags): calls a C function in each thread of torch's OpenMP team.
+
+    That is `GOMP_parallel`, the entry that GCC calls for a parallel region, which LLVM's and Intel's runtimes offer on
+    Linux as well. It is looked up in torch's own library, which finds that of the runtime that torch is linked to. None
+    where torch has no OpenMP or its runtime no such entry.
+    """
+    if not torch.backends.openmp.is_available():
+        return None
+    try:
+        team = ctypes.CDLL(torch._C.__file__).GOMP_parallel
+    except (OSError, AttributeError):
+        return None
+    team.argtypes, team.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
+    return team
+
+
+# ---- threads of our own
 
 
 def spread(call: Callable[[int], object], n: int) -> None:
@@ -67,9 +112,9 @@ def _work(jobs: SimpleQueue[Job]) -> None:
 
 
 def _forget() -> None:
-    """In a forked child no thread of the parent's runs, and its lock may have been held."""
-    global _lock, _jobs, _made
-    _lock, _jobs, _made = Lock(), SimpleQueue(), 0
+    """In a forked child no thread of the parent's runs, OpenMP's included, and its lock may have been held."""
+    global _lock, _jobs, _made, _forked
+    _lock, _jobs, _made, _forked = Lock(), SimpleQueue(), 0, True
 
 
 if hasattr(os, "register_at_fork"):

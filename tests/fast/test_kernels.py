@@ -294,6 +294,38 @@ def test_threads_that_call_at_once_get_what_each_gets_alone(block, monkeypatch):
     assert torch.get_num_threads() == 3
 
 
+@pytest.mark.parametrize("shape", [(70, 6), (2, 6, 5, 4), (9, 6, 40)], ids=str)
+def test_torchs_team_and_threads_of_our_own_give_the_bits_of_one_thread(block, monkeypatch, shape):
+    """All parts are taken once, whichever threads take them, and their sums do not depend on who did."""
+    monkeypatch.setattr(fused, "ALONE", 0)
+    torch.set_num_threads(2)
+    made, x = block(shape[1:]), torch.randn(shape, requires_grad=True)
+    calls = []
+
+    def results():
+        (y,), logdet = made([x])
+        return y, logdet, *torch.autograd.grad(y.sum() + logdet.sum(), [x, *made.parameters()])
+
+    team = pool._team()
+    monkeypatch.setattr(pool, "_team", lambda: lambda *given: calls.append(given) or team(*given))
+    by_team = results()
+    monkeypatch.setattr(pool, "_team", lambda: None)
+    by_own = results()
+
+    assert calls
+    assert all(torch.equal(want, got) for want, got in zip(by_own, by_team, strict=True))
+
+
+def test_a_part_that_is_taken_is_taken_by_one_thread_only(block):
+    """Many threads on one job of few numbers: every sample's log-det is summed once."""
+    made, x = block((4, 3)), torch.randn(64, 4, 3)
+    want = made([x])[1]
+    torch.set_num_threads(8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fused, "ALONE", 0)
+        assert all(torch.equal(want, made([x])[1]) for _ in range(50))
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform has no fork")
 def test_a_fork_after_the_first_pass_makes_threads_of_its_own():
     pool.spread(lambda k: None, 3)
