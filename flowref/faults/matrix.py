@@ -116,8 +116,9 @@ def tasks(
             if only in (None, fault.id) and dialect in fault.dialects and (every_law or fault.law == each):
                 yield Task(fault.id, dialect, each, True, profile or "ci", precisions)
         for variant in variants.VARIANTS if "variants" in kinds else ():
-            if only in (None, variant.id):
-                yield Task(variant.id, dialect, each, False, profile or "smoke", precisions)
+            claimed = tuple(p for p in precisions if variant.halves or p not in registry.HALVES)
+            if only in (None, variant.id) and claimed:
+                yield Task(variant.id, dialect, each, False, profile or "smoke", claimed)
 
 
 def run(pairs: Sequence[Task], workers: int) -> Iterator[Finding]:

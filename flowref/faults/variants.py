@@ -29,6 +29,7 @@ class Variant:
     id: str
     make: Callable[[], type[nn.Module]]
     note: str
+    halves: bool = True  # whether sums in bfloat16 and float16 are carried in float32, as a correct block does
 
 
 def find(id: str) -> Variant:
@@ -462,8 +463,8 @@ VARIANTS: tuple[Variant, ...] = (
     Variant("einsum-for-matmul", lambda: Einsum, "W x as einsum"),
     Variant("convolution-for-matmul", lambda: Convolution, "W x as a convolution with a stencil of one pixel"),
     Variant("channels-from-last-to-first", lambda: ReversedChannels, "another order of the contraction's terms"),
-    Variant("channels-in-chunks", lambda: ChannelsInChunks, "the contraction as a sum of products"),
-    Variant("sum-of-products-for-matmul", lambda: SumOverBroadcast, "W x without a matrix product"),
+    Variant("channels-in-chunks", lambda: ChannelsInChunks, "the contraction as a sum of products", halves=False),
+    Variant("sum-of-products-for-matmul", lambda: SumOverBroadcast, "W x without a matrix product", halves=False),
     Variant("channels-moved-last", lambda: ChannelsMovedLast, "channels on the last axis, output not contiguous"),
     Variant("index-permutation", lambda: IndexPermutation, "hard permutations as int64 index vectors"),
     Variant("scale-and-offset-folded", lambda: FoldedForward, "(W σ) u + W o with baddbmm"),

@@ -55,6 +55,14 @@ EDGES = ("batch-0", "channels-1", "reflections-hard", "alpha-0")
 FIELDS = ("Bound", "Sees", "Blind to", "Spec", "Since")
 
 
+def _common(fixed: Any, allowed: Any) -> Any:
+    """Of the values that a law allows, those that are allowed; the latter where there is none."""
+    if not isinstance(allowed, tuple):
+        return allowed
+    given = fixed if isinstance(fixed, tuple) else (fixed,)
+    return tuple(value for value in given if value in allowed) or allowed
+
+
 @dataclass(frozen=True)
 class Law:
     """One claim about the block, checked on one case by ``body(run)``, which raises LawBroken or returns."""
@@ -79,8 +87,14 @@ class Law:
     parts: int = 0  # judged only where it is asked for by its id, in so many items; the case's seed says which
 
     def fixed(self, precision: str) -> Mapping[str, Any]:
-        """``fix`` for a run in this precision."""
-        return {**self.fix, **HALF} if precision in HALVES and self.precisions is None else self.fix
+        """``fix`` for a run in this precision. In a half one, of what it leaves open only what HALF allows.
+
+        Where the two have no value in common, HALF's stand: on others no half precision can decide.
+        """
+        if precision not in HALVES or self.precisions is not None:
+            return self.fix
+        narrow = {name: _common(self.fix[name], HALF[name]) for name in self.fix.keys() & HALF.keys()}
+        return {**self.fix, **HALF, **narrow}
 
     def is_judged_in(self, precision: str, asked: Sequence[str]) -> bool:
         """Whether a run that asks for these precisions judges the law in this one."""
