@@ -1,6 +1,6 @@
 """How many findings one defect makes, and whether they lead to the right step.
 
-    python -m flowref.faults.diagnosed            a hundred faults, each under all laws in `smoke`, in float32
+    python -m flowref.faults.diagnosed            a hundred faults, each under all laws in `smoke`
     python -m flowref.faults.diagnosed ID ...     these
 
 A line a fault: how many findings, and each finding's step with its laws. Nothing is asserted; docs/gate.md has the
@@ -75,9 +75,7 @@ def diagnosed(ids: Sequence[str]) -> Iterator[tuple[str, list[Finding]]]:
     for id in ids:
         fault = corpus.find(id)
         name = f"{corpus.build(fault).__module__}:PlainBlock"
-        settings[id] = Settings(
-            targets=(name,), dialect=fault.dialects[0], profile="smoke", device="cpu", precisions=("float32",)
-        )
+        settings[id] = Settings(targets=(name,), dialect=fault.dialects[0], profile="smoke", device="cpu")
         judges[id] = Judge(settings[id])
     for law in registry.asked():
         for id in ids:

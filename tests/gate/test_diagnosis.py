@@ -197,3 +197,17 @@ def test_replay_refuses_what_it_cannot_use(tmp_path: Path, command: Command) -> 
         assert ended.code == 4
         assert said in ended.out
         assert "Traceback" not in ended.out
+
+
+def test_what_is_not_refused_is_not_named_either_and_is_one_finding() -> None:
+    ids = ["error.refused-inputs", "error.named-inputs", "error.refused-conditions", "error.named-conditions"]
+    records = [record(name, "refusals", place=False) for name in ids]
+
+    assert [sorted(found.laws) for found in findings(records)] == [sorted(ids)]
+    assert len(findings(records[1:2])) == 1
+
+
+def test_refusals_of_different_things_are_two_findings() -> None:
+    records = [record(name, "refusals", place=False) for name in ("error.refused-arguments", "error.named-states")]
+
+    assert len(findings(records)) == 2
