@@ -35,6 +35,7 @@ from flowref.gate.search import search, shrink
 from flowref.gate.trial import Failure, Trial, made, plain
 from flowref.gate.watch import CallTimeout, Counted, Watch
 from flowref.laws import registry
+from flowref.laws.purity import GLOBAL
 from flowref.laws.registry import HALVES, Law
 from flowref.reference import ReferenceBlock
 from flowref.spec import Dialect
@@ -44,6 +45,11 @@ Test = Callable[[Case], bool]
 DEFAULT_REPORT = Path("flowref-report")
 # How a target's kernels may run, by its own word; the last where it doesn't say.
 KERNELS = ("eager", "numba", "triton", "triton (interpreted)", "unknown")
+# Switches of the process, as they stand before any target has run. The law that asks whether a pass moves one would
+# not see it in a process where an earlier pass already has.
+SWITCHES = ("deterministic algorithms", "deterministic cuDNN", "TF32 in matrix products", "TF32 in convolutions",
+            "precision of matrix products", "autocast")  # fmt: skip
+FRESH = {name: GLOBAL[name][0]() for name in SWITCHES}
 STREAM = int(getattr(stream, "VERSION", 1))
 
 
@@ -328,6 +334,10 @@ def _settle() -> None:
     torch.set_default_dtype(torch.float32)
     torch.set_default_device(None)
     torch.set_grad_enabled(True)
+    for name, value in FRESH.items():
+        read, put = GLOBAL[name]
+        if read() != value:
+            put(value)
 
 
 def _searched(law: Law, budget: int) -> int:

@@ -12,10 +12,12 @@ import torch
 
 from flowref.cases import stream
 from flowref.fast import AllInOneBlock
+from flowref.faults import corpus
+from flowref.gate import hold
 from flowref.gate.canary import Canary
 from flowref.gate.hold import Judge
 from flowref.gate.options import Settings
-from flowref.gate.plan import Item
+from flowref.gate.plan import Item, items
 from flowref.laws import registry
 from flowref.laws.run import Run
 
@@ -215,3 +217,22 @@ def test_a_record_says_how_kernels_ran_by_the_targets_own_word(
     monkeypatch.setenv("FLOWREF_FAST", "")
 
     assert judge(block, precision=precision)["kernels"] == word
+
+
+@pytest.mark.parametrize("id", ["tf32-switched-on", "determinism-switched-on"])
+def test_a_switch_that_an_earlier_pass_has_moved_is_still_seen(id: str) -> None:
+    """The law about settings comes late: by then the target has run many times in the process."""
+    name = f"{corpus.build(corpus.find(id)).__module__}:PlainBlock"
+    settings = Settings((name,), profile="smoke", device="cpu", precisions=("float32",), shrink=False)
+    judge = Judge(settings)
+
+    try:
+        statuses = [
+            judge.judge(item)["status"]
+            for law in ("clamp.odd", "purity.settings-stay")
+            for item in items(settings, registry.find(law))[:1]
+        ]
+    finally:
+        hold._settle()
+
+    assert statuses == ["held", "broken"]
