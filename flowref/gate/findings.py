@@ -24,15 +24,32 @@ PASS = {
 # Where a wrong step shows too, if a case hides it before: a law that leads there, and elsewhere to a step, is that's.
 LATE = ("log-det", "gradient", "dtype")
 
-# A law about what shows in no pass -> the law that says why, where that is broken too.
-EXPLAINED = {
-    "state.float64-and-back-changes-nothing": "state.changes-are-seen",
-    "random.construction-moves-torchs-generator-alone": "random.manual-seed-reproduces-a-block",
+# A law -> those that say why it is broken, where one of them is broken too: it belongs to their finding then.
+EXPLAINED: dict[str, tuple[str, ...]] = {
+    "state.float64-and-back-changes-nothing": ("state.changes-are-seen",),
+    "random.construction-moves-torchs-generator-alone": ("random.manual-seed-reproduces-a-block",),
     # What is not refused can't be named, and one check looks at all that a pass is given.
-    **{f"error.named-{what}": f"error.refused-{what}" for what in ("arguments", "inputs", "conditions", "answers")},
-    "error.named-states": "error.refused-states",
-    "error.refused-conditions": "error.refused-inputs",
-    "purity.a-pass-inside-a-pass-takes-no-gradient": "purity.a-pass-inside-a-pass-is-harmless",
+    "error.named-arguments": ("error.refused-arguments",),
+    "error.named-inputs": ("error.refused-inputs",),
+    "error.named-conditions": ("error.refused-conditions",),
+    "error.named-answers": ("error.refused-answers",),
+    "error.named-states": ("error.refused-states",),
+    "error.refused-conditions": ("error.refused-inputs",),
+    # What one pass leaves behind, another finds.
+    "purity.a-pass-inside-a-pass-takes-no-gradient": ("purity.a-pass-inside-a-pass-is-harmless",),
+    "purity.nothing-stays-alive": ("purity.outputs-are-the-callers",),
+    "purity.instances-do-not-know-of-each-other": ("purity.outputs-are-the-callers",),
+    "gradient.no-graph-under-no-grad": ("purity.settings-stay",),
+    "gradient.runs-through-a-kept-answer": ("purity.answer-keeps-its-bits",),
+    # All coefficients go through one pass, those that are NaN too.
+    "clamp.exhaustive-half": ("batch.nan-stays-in-its-sample", "logdet.independent-of-the-batch"),
+    # vmap hands over strided tensors, and several samples' worth of results at once.
+    "compile.mapped-over-samples": (
+        "layout.strides-are-followed",
+        "gradient.strides-of-incoming-gradients-are-followed",
+        "purity.outputs-are-the-callers",
+    ),
+    "compile.jacrev-is-the-jacobian": ("gradient.strides-of-incoming-gradients-are-followed",),
 }
 
 
@@ -62,20 +79,29 @@ def findings(records: Iterable[Record]) -> list[Finding]:
         if _is_early(step_of(record)):
             steps.setdefault((str(record["target"]), str(record["law"])), step_of(record))
     always = {str(r["target"]) for r in broken if step_of(r) == "answer" and not _edge(r)}
-    laws = {(str(r["target"]), str(r["law"])) for r in broken}
-    found: dict[tuple[str, str, str], list[Record]] = {}
+    causes: dict[tuple[str, str], tuple[str, str, str]] = {}  # of a target's law: the finding of its first item
+    keys: list[tuple[str, str, str]] = []
     for record in broken:
         target, law, step = str(record["target"]), str(record["law"]), step_of(record)
         step = step if _is_early(step) else steps.get((target, law), step)
         if step == "answer":
             detail = "" if target in always else _edge(record)
-        elif step in PASS or _has_place(record):
-            detail = ""
         else:
-            detail = law
-            while (target, EXPLAINED.get(detail, "")) in laws:
-                detail = EXPLAINED[detail]
-        found.setdefault((target, step, detail), []).append(record)
+            detail = "" if step in PASS or _has_place(record) else law
+        keys.append((target, step, detail))
+        causes.setdefault((target, law), keys[-1])
+    found: dict[tuple[str, str, str], list[Record]] = {}
+    explained: list[tuple[tuple[str, str, str], Record]] = []
+    for record, key in zip(broken, keys, strict=True):
+        target, law = str(record["target"]), str(record["law"])
+        while why := next((one for one in EXPLAINED.get(law, ()) if (target, one) in causes), None):
+            law, key = why, causes[target, why]
+        if law == record["law"]:
+            found.setdefault(key, []).append(record)
+        else:
+            explained.append((key, record))
+    for key, record in explained:  # behind what explains them
+        found.setdefault(key, []).append(record)
     return [Finding(target, step, _telling_first(step, group)) for (target, step, _), group in found.items()]
 
 
