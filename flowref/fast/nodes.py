@@ -8,6 +8,7 @@ A gradient that is itself to be differentiated, or is mapped over, goes through 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
@@ -102,7 +103,7 @@ def _mixed(W: Tensor, v: Tensor) -> Tensor:
 # ---- what a pass derives from the state
 
 
-class Plan:
+class Plan(ABC):
     """What one pass derives from spec and state, and its kernels' calls. Tensors are (B, C, N) here, contiguous.
 
     Lives as long as the pass and its graph. The calls are a subclass's own:
@@ -165,31 +166,31 @@ class Plan:
         self.outside = documented and not self.offset_apart
         self.state_before = reverse or bool(self.pre)
 
-    def permutes(self, wanted: Sequence[tuple[Tensor, int]]) -> list[bool]:
-        raise NotImplementedError
+    @abstractmethod
+    def permutes(self, wanted: Sequence[tuple[Tensor, int]]) -> list[bool]: ...
 
-    def reflections(self, vectors: Tensor, row: int | None) -> Reflected:
-        raise NotImplementedError
+    @abstractmethod
+    def reflections(self, vectors: Tensor, row: int | None) -> Reflected: ...
 
-    def by_vectors(self, vectors: Tensor, gK: Tensor, gU: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def by_vectors(self, vectors: Tensor, gK: Tensor, gU: Tensor) -> Tensor: ...
 
-    def asked(self, data: Tensor, conditions: Sequence[Tensor]) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def asked(self, data: Tensor, conditions: Sequence[Tensor]) -> Tensor: ...
 
-    def asked_back(self, data: Tensor, g: Tensor, gx: Tensor) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def asked_back(self, data: Tensor, g: Tensor, gx: Tensor) -> Any: ...
 
-    def coupled(self, data: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def coupled(self, data: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Any]: ...
 
+    @abstractmethod
     def coupled_back(
         self, data: Tensor, a: Tensor, gy: Tensor, gj: Tensor, means: Any
-    ) -> tuple[Tensor, Tensor, Any, Tensor | None]:
-        raise NotImplementedError
+    ) -> tuple[Tensor, Tensor, Any, Tensor | None]: ...
 
-    def by_affine(self, by: Any, s: Tensor | None, o: Tensor, gj: Tensor | None) -> tuple[Tensor | None, Tensor]:
-        raise NotImplementedError
+    @abstractmethod
+    def by_affine(self, by: Any, s: Tensor | None, o: Tensor, gj: Tensor | None) -> tuple[Tensor | None, Tensor]: ...
 
     def keep(self, W: Tensor) -> Tensor:
         """W, detached, of which backward wants the values that it has now."""
