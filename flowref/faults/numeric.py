@@ -100,7 +100,7 @@ FAULTS: tuple[Fault, ...] = (
         "clamp-leaves-a-gap",
         "clamp.exhaustive-half",
         "two branches of a tanh do not meet: from 9 to 9 + 2⁻¹⁶ neither is taken",
-        (TANH, "T = torch.where((k.abs() >= 9) & (k.abs() < 9 + 2**-16), 0, torch.tanh(k))"),
+        (TANH, "K = k.abs().double()\n        T = torch.where((K >= 9) & (K < 9 + 2**-16), 0, torch.tanh(k))"),
     ),
     fault(
         "clamp-wrong-at-one-coefficient",

@@ -132,7 +132,11 @@ def _held(records: list[Record], asked: Sequence[str]) -> str:
     cases = sum(record["cases"] for record in records)
     only = f" No other law was asked for than --law {_few(list(asked))}." if asked else ""
     more = f", and {len(known)} more fail only where that is known" if known else ""
-    return f"Held: {len(judged - known)} laws on {_few(targets)}, over {cases:,} cases{more}.{only}"
+    return f"Held: {_laws(judged - known)} on {_few(targets)}, over {cases:,} cases{more}.{only}"
+
+
+def _laws(ids: set[str]) -> str:
+    return f"{len(ids)} law{'s' * (len(ids) != 1)}"
 
 
 def _few(words: list[str]) -> str:

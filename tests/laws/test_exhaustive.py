@@ -61,6 +61,12 @@ def test_one_wrong_coefficient_of_a_half_precision_is_seen(precision: str, patte
         held(HALF, wrong_at(pattern, getattr(torch, precision)), precision, "forward")
 
 
+@pytest.mark.parametrize(("half", "pattern"), [("bfloat16", 0x7D7F), ("float16", 0x6BFF)])
+def test_a_pass_in_float32_is_given_the_coefficients_of_both_half_precisions(half: str, pattern: int) -> None:
+    with pytest.raises(LawBroken, match=rf"{half} bit pattern \[{pattern}\].* 1 of 65536 elements"):
+        held(HALF, wrong_at(pattern, getattr(torch, half)), "float32", "forward")
+
+
 @pytest.mark.parametrize("precision", PATTERNS)
 def test_all_coefficients_but_the_illegal_ones_are_there(precision: str) -> None:
     dtype = getattr(torch, precision)
@@ -72,8 +78,8 @@ def test_all_coefficients_but_the_illegal_ones_are_there(precision: str) -> None
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
-@pytest.mark.parametrize("precision", PATTERNS)
-def test_the_plain_block_holds_in_a_half_precision(precision: str, direction: str) -> None:
+@pytest.mark.parametrize("precision", [*PATTERNS, "float32"])
+def test_the_plain_block_holds(precision: str, direction: str) -> None:
     meter = held(HALF, PlainBlock, precision, direction)
 
     assert (meter.undecided, 0 < meter.ratio <= 1) == (0, True)
