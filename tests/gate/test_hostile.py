@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slow
 
 # What the block does in each pass; the exit code; what the last sentence says.
 PASSES = {
-    "nothing wrong": ("return super().forward(*a, **k)", 0, "Held: 1 laws on target.py:Block, over"),
+    "nothing wrong": ("return super().forward(*a, **k)", 0, "Held: 1 law on target.py:Block, over"),
     "prints garbage": ('print("1 passed", "\\x1b[2J{}" * 99); return super().forward(*a, **k)', 0, "Held"),
     "skips": ('pytest.skip("not today")', 5, "No evidence: target.py:Block never answered"),
     "expects to fail": ('pytest.xfail("not today")', 5, "No evidence: target.py:Block never answered"),

@@ -169,7 +169,7 @@ def test_bare_pytest_ends_with_the_verdicts_code(tmp_path: Path, workers: str) -
     mixed = bare(tmp_path, workers, LAWS[0], "--profile=smoke", "test_mine.py")
 
     assert [broken.returncode, mixed.returncode] == [1, 1], broken.stdout
-    assert "Held: 1 laws" in mixed.stdout
+    assert "Held: 1 law" in mixed.stdout
     assert "BROKEN inverse.exact-where" in broken.stdout
 
 

@@ -25,7 +25,7 @@ def problem(what: str) -> dict[str, Any]:
 
 
 CASES = {
-    "held": (evidence(record()), 0, "Held: 1 laws on t:B, over 3 cases."),
+    "held": (evidence(record()), 0, "Held: 1 law on t:B, over 3 cases."),
     "held, failed as known": (evidence(record("known")), 0, "and 1 more fail only where that is known."),
     "broken": (evidence(record("broken")), 1, "Broken: 1 finding (inverse.one), in 1 of 1 laws judged"),
     "gone": (evidence(record("gone")), 1, "Gone: inverse.one holds where it was known to fail"),

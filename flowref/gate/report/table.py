@@ -89,4 +89,7 @@ def not_judged(records: Iterable[Record]) -> list[str]:
     for record in records:
         for edge in record.get("not_judged", ()):
             closed.setdefault(f"{edge} on {record['target']}", set()).add(record["law"])
-    return [f"not judged at {place}: {len(laws)} laws, as its gatekeeper fails" for place, laws in closed.items()]
+    return [
+        f"not judged at {place}: {len(laws)} law{'s' * (len(laws) != 1)}, as its gatekeeper fails"
+        for place, laws in closed.items()
+    ]
