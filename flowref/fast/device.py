@@ -210,7 +210,7 @@ class Plan(nodes.Plan):
             _launch(kernels.close_logdet, B, data, given, KIND=self.kind, REVERSE=self.reverse, BB=1, BK=BK, BS=BS)
         return y, logdet, means
 
-    def coupled(self, data: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def coupled(self, data: Tensor, a: Tensor, own: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
         """y (B, C, *S), logdet (B,), and the means that GIN took off."""
         y, logdet, means = self._coupled(data, a.detach().contiguous())
         y = self.through(self.post, y, own=True)

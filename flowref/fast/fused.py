@@ -96,7 +96,7 @@ class Plan(nodes.Plan):
 
     def _run(self, kernel: Any, lanes: int, **given: int) -> None:
         """Calls a kernel on tensors and arrays, given by their addresses."""
-        job = self.job.copy()
+        job = self.job.view(np.uint8).copy().view(cpu.JOB)  # numpy copies records field by field
         for name, value in given.items():
             job[name] = value
         job["lanes"], job["parts"] = lanes, self.groups if lanes == 1 else lanes
@@ -125,19 +125,26 @@ class Plan(nodes.Plan):
         self._run(cpu.ask_back, 1, x=data.data_ptr(), g=g.data_ptr(), gx=gx.data_ptr(), part=by.ctypes.data)
         return by
 
-    def _kernel(self, data: Tensor, a: Tensor, logs: np.ndarray, means: np.ndarray) -> tuple[Tensor, Tensor]:
-        """y, before `post` is applied, and a as the kernels read it."""
-        a, y = a.detach().contiguous(), torch.empty_like(data)
+    def _kernel(
+        self, data: Tensor, a: Tensor, logs: np.ndarray, means: np.ndarray, own: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """y, before `post` is applied, and a as the kernels read it; where data is the pass's own, maybe in its memory.
+
+        New memory costs more than what is written to it. Where no channel moves, a kernel reads what it overwrites
+        first, but for images under GIN, whose y holds l meanwhile.
+        """
+        stays = self.from_there and self.to_there and not (self.gin and self.N > 1)
+        a, y = a.detach().contiguous(), data if own and stays else torch.empty_like(data)
         self._run(
             cpu.couple_rows if self.N == 1 else cpu.couple, self.lanes, x=data.data_ptr(), a=a.data_ptr(),
             y=y.data_ptr(), logs=logs.ctypes.data, means=means.ctypes.data,
         )  # fmt: skip
         return y, a
 
-    def coupled(self, data: Tensor, a: Tensor) -> tuple[Tensor, Tensor, np.ndarray]:
-        """y (B, C, *S), logdet (B,), and the means that GIN took off."""
+    def coupled(self, data: Tensor, a: Tensor, own: bool = False) -> tuple[Tensor, Tensor, np.ndarray]:
+        """y (B, C, *S), logdet (B,), and the means that GIN took off. Where data is the pass's own, it may be y."""
         logs, means = np.empty((self.B, self.lanes)), np.empty(self.B if self.gin else 0, np.float32)
-        y, _ = self._kernel(data, a, logs, means)
+        y, _ = self._kernel(data, a, logs, means, own)
         y = self.through(self.post, y, own=True)
         if self.gin:
             logdet = _fresh((self.B,)).zero_()

@@ -112,8 +112,8 @@ class Plan(ABC):
                       row and row + 1
         reflections   the compact WY form of vectors, permuted by a row; by_vectors its gradient
         asked         what the subnet is asked; asked_back its gradient, added to gx, and sums for by_affine
-        coupled       output, log-det and the means that GIN took off; coupled_back the gradients by data, a, vectors
-                      and sums for by_affine
+        coupled       output, log-det and the means that GIN took off, in the memory of data where that is its own and
+                      fits; coupled_back the gradients by data, a, vectors and sums for by_affine
         by_affine     gradients by s and o of such sums
     """
 
@@ -182,7 +182,7 @@ class Plan(ABC):
     def asked_back(self, data: Tensor, g: Tensor, gx: Tensor) -> Any: ...
 
     @abstractmethod
-    def coupled(self, data: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Any]: ...
+    def coupled(self, data: Tensor, a: Tensor, own: bool = False) -> tuple[Tensor, Tensor, Any]: ...
 
     @abstractmethod
     def coupled_back(
@@ -277,7 +277,7 @@ def run(
         elif recorded and any(w is not None and w.requires_grad for w in (link, x, a, s, o, v)):
             y, logdet = _Coupled.apply(link, x, a, s, o, v, plan)
         else:
-            y, logdet, _ = plan.coupled(data, a)
+            y, logdet, _ = plan.coupled(data, a, own=bool(plan.pre))
         if plan.offset_apart and not reverse:
             y = y + plan.offset
         return (y,), logdet

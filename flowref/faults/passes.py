@@ -36,6 +36,13 @@ HEAD = "class PlainBlock(nn.Module):"
 MIXED = "return (M @ columns).reshape(x.shape)"
 
 FAULTS: tuple[Fault, ...] = (
+    # reference
+    fault(
+        "inference-overwrites-the-active-half",
+        "reference.inference-equals-reference",
+        "where no gradient is wanted, l of GIN is kept in the memory of q, which is read once more",
+        (SHIFT_FIRST, "q = l if self.spec.gin_block and not torch.is_grad_enabled() else q\n        " + SHIFT_FIRST),
+    ),
     # inverse
     fault(
         "reverse-keeps-offset",

@@ -1,5 +1,8 @@
 """What the block computes is what the reference computes."""
 
+import torch
+
+from flowref.laws.logdet import scale_of
 from flowref.laws.registry import EDGES, law
 from flowref.laws.run import Run
 
@@ -21,3 +24,26 @@ def output_equals_reference(run: Run) -> None:
     Spec: 2, 3. Since: 0.1.
     """
     run.near(run.want.out, run.answer.y, "y" if not run.rev else "x")
+
+
+@law(
+    "f under no_grad and inference_mode = the reference's f",
+    broken_by="inference-overwrites-the-active-half",
+    regimes=("rank-0", "rank-2", "gin", "soft", "reflections-odd", "conditions-1", "pixels-over-256"),
+    edges=EDGES,
+)
+def inference_equals_reference(run: Run) -> None:
+    """Where no gradient is wanted, output and log-det are the reference's too.
+
+    Bound: the error of the pass.
+    Sees: a mistake in a path of its own that a pass without gradients takes: work in place, a buffer used twice, a
+        scale folded into a matrix.
+    Blind to: passes with gradients, in which all other laws compare values.
+    Spec: 2, 6. Since: 0.2.
+    """
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            x, c = run.inputs
+            got = run.go(x.clone(), [v.clone() for v in c])  # tensors of that mode, in the layout of the case
+        run.near(run.want.out, got.y, f"the output under {mode.__name__}")
+        run.near(run.want.logdet, got.logdet, f"the log-det under {mode.__name__}", scale=scale_of(run))

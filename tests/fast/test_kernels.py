@@ -187,6 +187,26 @@ def test_without_gradients_nothing_is_kept(block, passes):
     assert len(passes) == 2
 
 
+@pytest.mark.parametrize("rev", (False, True))
+@pytest.mark.parametrize("gin", (False, True))
+@pytest.mark.parametrize(
+    "flags", [{}, {"permute_soft": True}, {"learned_householder_permutation": 2, "reverse_permutation": True}], ids=str
+)
+@pytest.mark.parametrize("dims", [(6,), (6, 40)], ids=str)
+def test_a_pass_without_gradients_gives_the_bits_of_one_with(block, passes, dims, flags, gin, rev):
+    made = block(dims, gin_block=gin, **flags)
+    x = torch.randn(5, *dims)
+    before = x.clone()
+
+    (want,), want_logdet = made([x], rev=rev)
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            (y,), logdet = made([x], rev=rev)
+        assert torch.equal(y, want) and torch.equal(logdet, want_logdet)
+        assert y.data_ptr() != x.data_ptr() and torch.equal(x, before)
+    assert len(passes) == 3
+
+
 # ---- derivatives of another kind go through the eager form
 
 

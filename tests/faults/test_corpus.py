@@ -167,6 +167,14 @@ def after_reverse(make: Any) -> float:
     return float(block([torch.zeros(1, 4)])[0][0].detach().sum())
 
 
+def without_gradients(make: Any) -> float:
+    """The output in reverse of a GIN block, under no_grad."""
+    torch.manual_seed(0)
+    block = make([(4,)], None, lambda n, m: torch.nn.Linear(n, m), gin_block=True)
+    with torch.no_grad():
+        return float(block([torch.tensor([[1.0, 2.0, 4.0, 8.0]])], rev=True)[0][0][0, 2])
+
+
 def scale_after_a_change_of_the_offset(make: Any) -> float:
     block = make([(4,)], None, lambda n, m: torch.nn.Linear(n, m))
     with torch.no_grad():
@@ -213,6 +221,7 @@ SPECIAL: dict[str, Callable[[Any], Any]] = {
     "clamp-leaves-a-gap": clamped(9.0),
     "clamp-wrong-at-one-coefficient": clamped(0.7853982),
     "forward-drops-offset-after-reverse": after_reverse,
+    "inference-overwrites-the-active-half": without_gradients,
     "scale-and-offset-share-their-storage": scale_after_a_change_of_the_offset,
 }
 # Seen only without jac, by one ulp, or where the arithmetic is exact: a unit smaller than ULPS.
