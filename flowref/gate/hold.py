@@ -185,6 +185,8 @@ class Judge:
         dialect, fix = trial.target.dialect, law.fixed(trial.precision)
         if law.parts:
             return [stream.narrow({"seed": trial.part}, dialect, fix)]
+        if law.own:
+            return [stream.narrow({"seed": 1 + turn, **row}, dialect, fix) for turn, row in enumerate(law.own)]
         rows = stream.rows(self.settings.budget.rows, dialect, fix) if edge is None else None
         return (stream.edge_rows(str(edge), dialect, fix) if rows is None else rows)[: law.rows]
 
@@ -341,8 +343,10 @@ def _settle() -> None:
 
 
 def _searched(law: Law, budget: int) -> int:
-    """How many cases to search; none for a statistic."""
-    return budget if law.rows is None else 0 if law.rows == 1 else min(budget, law.rows)
+    """How many cases to search; none for a statistic, nor beside rows of the law's own."""
+    if law.own or law.rows == 1:
+        return 0
+    return budget if law.rows is None else min(budget, law.rows)
 
 
 def _edges(law: Law) -> Iterator[str | None]:

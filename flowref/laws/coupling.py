@@ -91,6 +91,29 @@ def subnet_called_once(run: Run) -> None:
 
 
 @law(
+    "hooks of the subnet run once a pass",
+    broken_by="subnet-called-past-its-hooks",
+    rows=4,
+)
+def subnet_is_called_with_its_hooks(run: Run) -> None:
+    """The subnet is called as a module is: hooks that were registered on it run.
+
+    Bound: none; a count.
+    Sees: a call of `subnet.forward` itself, which leaves out what spectral normalisation, profilers and sharding hang
+        on a module.
+    Blind to: hooks of modules within the subnet.
+    Spec: 1. Since: 0.2.
+    """
+    block, ran = run.build(), []
+    before = run.probe.register_forward_pre_hook(lambda *_: ran.append("before"))
+    behind = run.probe.register_forward_hook(lambda *_: ran.append("behind"))
+    run.go(block=block)
+    before.remove()
+    behind.remove()
+    run.equal(["before", "behind"], ran, "hooks of the subnet that ran in one pass")
+
+
+@law(
     "the subnet is given cat(p, c₁, c₂, …)",
     broken_by="conditions-come-first",
     regimes=("rank-0", "rank-2", "conditions-0", "conditions-1", "conditions-2", "conditions-3", "channels-odd",

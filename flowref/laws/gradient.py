@@ -1,6 +1,6 @@
 """Gradients of output and log-det, each alone and together."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from flowref.bounds import FLOAT32
 from flowref.cases.case import lay_out
-from flowref.laws.registry import EDGES, law
+from flowref.laws.registry import EDGES, LARGE, law
 from flowref.laws.run import KINDS, Answer, Run
 
 NEEDS = ("gradient",)
@@ -119,6 +119,26 @@ def runs_through_a_kept_answer(run: Run) -> None:
     _gradients(run, lambda name: True)
 
 
+@law(
+    "∂(Σ gy·y + Σ gj·logdet)/∂(x, c_k, s, o, v_k) at sizes past 1024, 4096 and 65,536 along each axis",
+    broken_by="input-gradient-forgotten-past-2048-pixels",
+    own=LARGE,
+    precisions=("float32",),
+    needs=(*NEEDS, "state"),
+)
+def at_large_sizes(run: Run) -> None:
+    """At sizes past any tile of a kernel, and past the limits of a grid, gradients are the reference's.
+
+    Bound: as of `by-input`.
+    Sees: a backward kernel whose tiles or grid end before the samples, channels or pixels do.
+    Blind to: outputs (`reference.large-sizes-equal-reference`); more than 2³¹ elements.
+    Spec: 2. Since: 0.2.
+    """
+    want, got = run.wanted.gradients(run.rev, "both"), run.gradients("both")
+    for name in want:
+        run.near(want[name], got.get(name), f"the gradient by {name}")
+
+
 # What comes in, and what goes where.
 
 FEW = {**FREE, "B": (2, 3), "C": (2, 3, 4, 5), "max_CN": 48, "reflections": (0, 0, 2), "alpha": (1.0, 2.0)}
@@ -198,6 +218,11 @@ def _loss(run: Run, got: Answer) -> Tensor:
     return (gy * got.y).sum() + (gj * got.logdet).sum()
 
 
+def _back(run: Run, loss: Tensor, leaves: list[Tensor], what: str = "backward") -> Sequence[Tensor | None]:
+    """Gradients of a loss; its graph is kept."""
+    return run.ask(what, lambda: torch.autograd.grad(loss, leaves, retain_graph=True, allow_unused=True))
+
+
 @law(
     "two backward calls leave 2 ∂L/∂(x, c, s, o, v, θ) in .grad",
     broken_by=("offset-gradient-accumulated-twice", "pass-clears-gradients"),
@@ -229,6 +254,70 @@ def accumulates_once(run: Run) -> None:
         bound = 2 * run.bound(want[name]) + FLOAT32.u * (abs(twice) + 2 * run.bound(want[name]))
         held = leaves[name].grad if name in leaves else None
         run.within(twice, held, bound, f"what two backward calls add up for {name}", scale)
+
+
+@law(
+    "∂L/∂v where v alone, of x, c_k, s, o, v_k and θ, asks for its gradient",
+    broken_by=("scale-detached-where-x-needs-no-gradient", "frozen-block-passes-no-gradient-on"),
+    regimes=("rank-0", "rank-2", "gin", "conditions-1", "reflections-even"),
+    fix=FEW,
+    precisions=("float32",),
+    needs=(*NEEDS, "state"),
+    rows=12,
+)
+def each_alone_is_right(run: Run) -> None:
+    """The gradient by one input or parameter does not depend on whether others ask for theirs.
+
+    Bound: as of `by-input`.
+    Sees: a path that backward leaves out where something else is frozen: data that needs no gradient before the first
+        block of a flow, a frozen block in front of others that learn.
+    Blind to: gradients that are wrong in any company (`by-input` and its neighbours).
+    Spec: 2. Since: 0.2.
+    """
+    state = run.ask("the state", lambda: run.target.state(run.block))
+    trained = {name: v for name, v in state.items() if v.requires_grad}
+    x, c = run.inputs
+    given = {"x": x, **{f"c{k}": v for k, v in enumerate(c)}}
+    want = run.wanted.gradients(run.rev, "both")
+    try:
+        for name in (name for name in want if name in given or name in trained):
+            held = {other: v.detach().requires_grad_(other == name) for other, v in given.items()}
+            for other, v in trained.items():
+                v.requires_grad_(other == name)
+            loss = _loss(run, run.go(held["x"], [v for key, v in held.items() if key != "x"]))
+            found = _back(run, loss, [{**held, **trained}[name]])[0] if loss.requires_grad else None
+            run.near(want[name], found, f"the gradient by {name}, where nothing else asks for one")
+    finally:
+        for v in trained.values():
+            v.requires_grad_()
+
+
+@law(
+    "∂L/∂(x, c_k, s, o, v_k, θ) once more through a graph that was kept",
+    broken_by="second-backward-of-a-graph-doubled",
+    regimes=("rank-0", "rank-2", "gin", "reflections-even"),
+    fix=FEW,
+    precisions=("float32",),
+    needs=(*NEEDS, "state"),
+    rows=12,
+)
+def a_kept_graph_gives_it_again(run: Run) -> None:
+    """Backward runs twice through one graph, with retain_graph, and gives the reference's gradients both times.
+
+    Bound: as of `by-input`.
+    Sees: a backward that overwrites or frees what it needs, or counts its calls.
+    Blind to: the first run of it (`by-input` and its neighbours).
+    Spec: 2. Since: 0.2.
+    """
+    x, c = _leaves(run)
+    state = run.ask("the state", lambda: run.target.state(run.block))
+    leaves = {"x": x, **{f"c{k}": v for k, v in enumerate(c)}, **{n: v for n, v in state.items() if v.requires_grad}}
+    loss, want = _loss(run, run.go(x, c)), run.wanted.gradients(run.rev, "both")
+    for turn in ("first", "second"):
+        found = _back(run, loss, list(leaves.values()), f"the {turn} backward through one graph")
+        for name, g in zip(leaves, found, strict=True):
+            if turn == "second" and name in want:
+                run.near(want[name], g, f"the gradient by {name} of the second backward through one graph")
 
 
 @law(

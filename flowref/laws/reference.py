@@ -3,7 +3,7 @@
 import torch
 
 from flowref.laws.logdet import scale_of
-from flowref.laws.registry import EDGES, law
+from flowref.laws.registry import EDGES, LARGE, law
 from flowref.laws.run import Run
 
 
@@ -47,3 +47,21 @@ def inference_equals_reference(run: Run) -> None:
             got = run.go(x.clone(), [v.clone() for v in c])  # tensors of that mode, in the layout of the case
         run.near(run.want.out, got.y, f"the output under {mode.__name__}")
         run.near(run.want.logdet, got.logdet, f"the log-det under {mode.__name__}", scale=scale_of(run))
+
+
+@law(
+    "f at sizes past 1024, 4096 and 65,536 along each axis = the reference's f",
+    broken_by=("shift-forgotten-past-65535-samples", "shift-forgotten-past-2048-pixels"),
+    own=LARGE,
+    precisions=("float32",),
+)
+def large_sizes_equal_reference(run: Run) -> None:
+    """At sizes past any tile of a kernel, and past the limits of a grid, output and log-det are the reference's.
+
+    Bound: the error of the pass.
+    Sees: a tile, block or grid that ends before the samples, channels or pixels do.
+    Blind to: gradients (`gradient.at-large-sizes`); more than 2³¹ elements.
+    Spec: 2. Since: 0.2.
+    """
+    run.near(run.want.out, run.answer.y, "the output")
+    run.near(run.want.logdet, run.answer.logdet, "the log-det", scale=scale_of(run))

@@ -51,6 +51,17 @@ HALF = {
     "max_CN": 24,
     "max_B": 5,
 }
+# One axis at a time past what a tile or a grid holds: samples, pixels, channels.
+LARGE: tuple[Mapping[str, Any], ...] = (
+    {"B": 1030, "C": 3, "S": (2,), "soft": True, "affine": "EXP", "conditions": (2,)},
+    {"B": 65_540, "C": 2, "subnet": "constant"},
+    {"B": 1, "C": 2, "S": (4100,), "reverse_permutation": True, "subnet": "network"},
+    {"B": 2, "C": 3, "S": (65, 67), "soft": True, "gin": True},
+    {"B": 1, "C": 2, "S": (257, 257), "affine": "EXP", "subnet": "constant"},
+    {"B": 1, "C": 1030, "affine": "SIGMOID", "subnet": "constant"},
+    {"B": 2, "C": 515, "S": (3,), "gin": True, "reverse_permutation": True, "subnet": "constant"},
+    {"B": 1, "C": 390, "S": (2,), "soft": True, "reflections": 2, "subnet": "constant"},
+)
 EDGES = ("batch-0", "channels-1", "reflections-hard", "alpha-0")
 FIELDS = ("Bound", "Sees", "Blind to", "Spec", "Since")
 
@@ -83,6 +94,7 @@ class Law:
     edges: tuple[str, ...] = ()  # edges that it meets too, each in a pass of its own
     only_edges: bool = False
     gatekeeper: str | None = None  # the edge that it guards
+    own: tuple[Mapping[str, Any], ...] = ()  # its rows, in place of the stream's and of a search
     rows: int | None = None  # at most so many explicit rows, and searched cases; 1: all in one case, no search
     parts: int = 0  # judged only where it is asked for by its id, in so many items; the case's seed says which
 
