@@ -40,11 +40,14 @@ EXPLAINED: dict[str, tuple[str, ...]] = {
     "purity.nothing-stays-alive": ("purity.outputs-are-the-callers",),
     "purity.instances-do-not-know-of-each-other": ("purity.outputs-are-the-callers",),
     "gradient.no-graph-under-no-grad": ("purity.settings-stay",),
-    "gradient.runs-through-a-kept-answer": ("purity.answer-keeps-its-bits",),
+    "gradient.runs-through-a-kept-answer": ("purity.answer-keeps-its-bits", "gradient.by-subnet"),
     # All coefficients go through one pass, those that are NaN too.
     "clamp.exhaustive-half": ("batch.nan-stays-in-its-sample", "logdet.independent-of-the-batch"),
-    # vmap hands over strided tensors, and several samples' worth of results at once.
+    # vmap hands over strided tensors, and several samples' worth of results at once; it refuses to branch on values,
+    # by which a sample reaches others.
     "compile.mapped-over-samples": (
+        "batch.nan-stays-in-its-sample",
+        "condition.nan-stays-in-its-sample",
         "layout.strides-are-followed",
         "gradient.strides-of-incoming-gradients-are-followed",
         "purity.outputs-are-the-callers",
@@ -75,15 +78,19 @@ def findings(records: Iterable[Record]) -> list[Finding]:
     """
     broken = sorted((record for record in records if record["status"] in BROKEN), key=_family)
     steps: dict[tuple[str, str], str] = {}  # of a target's law: the step of a pass to which an item of it leads
+    first: dict[str, str] = {}  # of a target: the first of these
     for record in broken:
         if _is_early(step_of(record)):
             steps.setdefault((str(record["target"]), str(record["law"])), step_of(record))
+            first.setdefault(str(record["target"]), step_of(record))
     always = {str(r["target"]) for r in broken if step_of(r) == "answer" and not _edge(r)}
     causes: dict[tuple[str, str], tuple[str, str, str]] = {}  # of a target's law: the finding of its first item
     keys: list[tuple[str, str, str]] = []
     for record in broken:
         target, law, step = str(record["target"]), str(record["law"]), step_of(record)
         step = step if _is_early(step) else steps.get((target, law), step)
+        if step == "dtype" and not law.startswith("dtype."):  # out in float64, where float32's bound hides the same
+            step = first.get(target, step)
         if step == "answer":
             detail = "" if target in always else _edge(record)
         else:

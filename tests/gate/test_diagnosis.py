@@ -109,15 +109,18 @@ def test_laws_that_lead_to_one_step_are_one_finding() -> None:
         record("reference.output-equals-reference", "clamp"),
         record("clamp.odd", "clamp", place=False),
         record("clamp.odd", "dtype", precision="float64"),
+        record("inverse.reverse-undoes-forward", "dtype", precision="float64"),
+        record("dtype.float64-keeps-every-bit", "dtype", precision="float64"),
         record("gradient.by-input", "gradient"),
         record("gradient.by-subnet", "gradient"),
         record("inverse.log-dets-cancel", "clamp", status="held"),
         record("purity.inputs-keep-their-bits", None),
     ]
     assert [(one.step, one.laws) for one in findings(records)] == [
-        ("clamp", ["clamp.odd", "reference.output-equals-reference"]),
+        ("clamp", ["clamp.odd", "reference.output-equals-reference", "inverse.reverse-undoes-forward"]),
         ("gradient", ["gradient.by-input", "gradient.by-subnet"]),
         ("purity.inputs-keep-their-bits", ["purity.inputs-keep-their-bits"]),
+        ("dtype", ["dtype.float64-keeps-every-bit"]),
     ]
 
 
