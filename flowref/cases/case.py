@@ -142,7 +142,7 @@ def lay_out(v: Tensor, layout: str) -> Tensor:
     if layout == "expanded":
         return v[:1].clone().expand(v.shape)
     if layout == "strided":
-        wide = v.new_full((*v.shape[:-1], 2 * v.shape[-1]), torch.nan)
+        wide = v.new_full((*v.shape[:-1], 2 * v.shape[-1]), torch.nan if v.is_floating_point() else 0)
         wide[..., ::2] = v
         return wide[..., ::2]
     if layout == "offset":

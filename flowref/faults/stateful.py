@@ -114,6 +114,12 @@ FAULTS: tuple[Fault, ...] = (
         (ASKED, ASKED + "\n        for v in c:\n            v.detach().zero_()"),
     ),
     fault(
+        "conditions-taken-out-of-their-list",
+        "purity.lists-keep-their-tensors",
+        "the caller's list of conditions is empty after the pass; blind: a list made for the call",
+        (CHECKED, CHECKED + "\n        if isinstance(c, list):\n            c.clear()"),
+    ),
+    fault(
         "incoming-gradient-cleared",
         "purity.backward-changes-nothing",
         "the gradient that comes in by y is zeroed after use; blind: losses in which it is an intermediate value",

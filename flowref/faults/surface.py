@@ -501,6 +501,12 @@ FAULTS: tuple[Fault, ...] = (
         entering("if tensor.stride(0) == 0:", "    tensor = torch.cat([tensor[:1], 0 * tensor[1:]], dim=0)"),
     ),
     fault(
+        "scale-read-as-contiguous",
+        "layout.strides-of-the-state-are-followed",
+        "whatever its strides; blind: a scale that lies as it was made",
+        ("s = self.global_scale\n", f"s = self.global_scale\n        s = {contiguous('s')}\n"),
+    ),
+    fault(
         "saved-input-read-as-contiguous",
         "layout.strides-are-followed-in-backward",
         "what backward kept of the input",

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from flowref.cases.case import lay_out
 from flowref.laws.logdet import scale_of
 from flowref.laws.registry import law
 from flowref.laws.run import Run
@@ -43,6 +44,28 @@ def strides_are_followed(run: Run) -> None:
     Blind to: contiguous inputs; layouts in backward.
     Spec: 6. Since: 0.2.
     """
+    _pass_is_right(run)
+
+
+@law(
+    "f does not depend on the strides of the state",
+    broken_by="scale-read-as-contiguous",
+    regimes=("rank-0", "rank-2", "gin", "soft", "reflections-even"),
+    fix={**SMALL, "layout": "contiguous", "reflections": (0, 0, 2)},
+    precisions=("float32",),
+    needs=(*NEEDS, "state"),
+    rows=12,
+)
+def strides_of_the_state_are_followed(run: Run) -> None:
+    """Parameters and buffers that were set, through .data, to memory in another order give the same function.
+
+    Bound: the error of the pass.
+    Sees: a parameter or W that is read as if it were contiguous, as a part of a larger tensor or a transpose is not.
+    Blind to: layouts of inputs (`strides-are-followed`).
+    Spec: 6. Since: 0.2.
+    """
+    for v in run.ask("the state", lambda: run.target.state(run.block)).values():
+        v.data = lay_out(v.data, "strided")
     _pass_is_right(run)
 
 

@@ -88,6 +88,33 @@ def inputs_keep_their_bits(run: Run) -> None:
 
 
 @law(
+    "the lists of x and c after a pass = before",
+    broken_by="conditions-taken-out-of-their-list",
+    regimes=("conditions-0", "conditions-1", "conditions-2"),
+    fix={**SMALL, "conditions": ((), (2,), (1, 2))},
+    precisions=FLOAT32,
+    needs=("state",),
+    rows=6,
+)
+def lists_keep_their_tensors(run: Run) -> None:
+    """A pass leaves the lists in which it is given its input and conditions as they are.
+
+    Bound: none; the same tensors in the same places.
+    Sees: a list that is emptied, filled up or written to.
+    Blind to: what becomes of the tensors in them (`inputs-keep-their-bits`).
+    Spec: 6. Since: 0.2.
+    """
+    x, c = run.inputs
+    for name, given in (("x", [x]), ("c", list(c))):
+        held = list(given)
+        xs, cs = (held, list(c)) if name == "x" else ([x], held)
+        run.ask("the pass", partial(run.target.call, run.block, xs, cs, run.rev))
+        kept = len(held) == len(given) and all(one is other for one, other in zip(held, given, strict=True))
+        run.equal("as it was given", "as it was given" if kept else f"changed, of {len(held)} tensors",
+                  f"the list {name} of {len(given)} tensors after the pass")  # fmt: skip
+
+
+@law(
     "gy, gj, x, c, a, y, logdet after backward = before",
     broken_by=("incoming-gradient-cleared", "input-takes-its-gradient"),
     regimes=("rank-0", "conditions-1", "gin", "soft"),
