@@ -88,13 +88,14 @@ def replay(
     target: Annotated[str, typer.Argument(help=OPTIONS["--target"].help)] = DEFAULT_TARGET,
     dialect: Annotated[str | None, typer.Option("--dialect", help="the case's own; another is refused")] = None,
     precision: Annotated[str, typer.Option("--precision", help="the target's dtype")] = "float32",
+    law: Annotated[str | None, typer.Option("--law", metavar="ID", help="hold this law to the case, too")] = None,
 ) -> None:
     """Run one saved case on a target, and show where it first leaves its bound. Exit codes: 0 nowhere, 1 somewhere."""
     from rich.console import Console
 
     from flowref.gate.replay import replay
 
-    raise typer.Exit(replay(case, target, dialect, precision, Console(emoji=False)))
+    raise typer.Exit(replay(case, target, dialect, precision, law, Console(emoji=False)))
 
 
 @app.command()

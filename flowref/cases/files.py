@@ -55,8 +55,10 @@ def read(path: Path, limit: int) -> bytes:
     """The file's bytes. Raises FileError for none, a link out of its folder, anything but a file, more than limit."""
     if not path.exists():
         raise FileError(
-            path, "there is no such file", "Files that were written together belong together: keep all of them"
+            path, "there is no such file", "Look at the path; files that were written together belong together"
         )
+    if path.is_dir():
+        raise FileError(path, "it is a folder", "Give a file in it")
     if path.resolve().parent != path.parent.resolve() or not path.is_file():
         raise FileError(path, "it is no plain file of its folder", "Copy the file itself there instead of a link")
     size = path.stat().st_size

@@ -31,10 +31,12 @@ EXPLAINED: dict[str, tuple[str, ...]] = {
     # What is not refused can't be named, and one check looks at all that a pass is given.
     "error.named-arguments": ("error.refused-arguments",),
     "error.named-inputs": ("error.refused-inputs",),
-    "error.named-conditions": ("error.refused-conditions",),
+    "error.named-conditions": ("error.refused-conditions", "error.named-inputs"),
     "error.named-answers": ("error.refused-answers",),
     "error.named-states": ("error.refused-states",),
     "error.refused-conditions": ("error.refused-inputs",),
+    # A Jacobian is taken of a batch of copies.
+    "logdet.equals-jacobian": ("batch.samples-are-independent", "logdet.independent-of-the-batch"),
     # What one pass leaves behind, another finds.
     "purity.a-pass-inside-a-pass-takes-no-gradient": ("purity.a-pass-inside-a-pass-is-harmless",),
     "purity.nothing-stays-alive": ("purity.outputs-are-the-callers",),
@@ -140,5 +142,10 @@ def _family(record: Record) -> int:
 
 
 def _telling_first(step: str, group: list[Record]) -> list[Record]:
+    """Laws about the step itself first, of these the ones whose case shows the place."""
     families = PASS.get(step, ())
-    return sorted(group, key=lambda record: str(record["law"]).split(".")[0] not in families)
+
+    def turn(record: Record) -> int:
+        return 2 if str(record["law"]).split(".")[0] not in families else 1 - _has_place(record)
+
+    return sorted(group, key=turn)

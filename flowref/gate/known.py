@@ -120,7 +120,8 @@ def _only(place: str, table: dict[str, Any], legal: Sequence[str]) -> None:
 
 def _known(place: str, word: Any, legal: Sequence[str]) -> None:
     if word not in legal:
-        raise Unusable(f"{place}={word!r} is unknown. {nearest(str(word), legal)}")
+        more = " `flowref laws` lists all." if place.endswith(": law") else ""
+        raise Unusable(f"{place}={word!r} is unknown. {nearest(str(word), legal)}{more}")
 
 
 def concerning(entries: Iterable[Known], item: Item) -> list[Known]:

@@ -5,6 +5,7 @@ An unknown value is refused here with the value, what is allowed and the nearest
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -66,7 +67,9 @@ def nearest(word: str, known: Sequence[str]) -> str:
 def one_of(name: str, value: str, known: Sequence[str]) -> str:
     """``value``, which must be in ``known``. Raises Unusable."""
     if value not in known:
-        raise Unusable(f"{name}={value!r} is unknown: need one of {', '.join(known)}. {nearest(value, known)}")
+        near = get_close_matches(value, known, n=1, cutoff=0.4)
+        advice = f"Did you mean {near[0]}?" if near else "Use one of them."
+        raise Unusable(f"{name}={value!r} is unknown: need one of {', '.join(known)}. {advice}")
     return value
 
 
@@ -102,6 +105,11 @@ class Profile:
             amount, unit, seed = match.groups()
             seconds = float(amount or 1) * {"s": 1, "m": 60, "h": 3600}[unit or "h"]
             return cls("nightly", searched=1_000_000, searched_edge=100, seconds=seconds, seed=int(seed or 0))
+        if text.startswith("nightly"):
+            raise Unusable(
+                f"--profile={text!r} says no duration: need nightly, nightly:90m, nightly:8h or nightly:600s, and to "
+                f"repeat one @SEED behind it. Use for example nightly:8h."
+            )
         one_of("--profile", text, PROFILES)
         return cls("smoke", searched=8, searched_edge=2) if text == "smoke" else cls("ci", searched=40, searched_edge=6)
 
@@ -150,7 +158,7 @@ class Settings:
             device=unless(get("--device"), "auto"),
             precisions=tuple(dict.fromkeys(w for w in unless(get("--precision"), "float32,float64").split(",") if w)),
             known_failures=_known_file(get("--known-failures")),
-            report=Path(get("--report")).absolute() if get("--report") else None,
+            report=_folder(get("--report")),
             laws=tuple(get("--law") or ()),
             shrink=not get("--no-shrink"),
             call_timeout=seconds,
@@ -166,6 +174,22 @@ class Settings:
         words += [] if self.shrink else ["--no-shrink"]
         words += [f"--profile={self.profile}", f"--device={self.device}", f"--precision={','.join(self.precisions)}"]
         return [*words, f"--call-timeout={self.call_timeout!r}"]
+
+
+def _folder(text: str | None) -> Path | None:
+    """The folder of the report, made now: a run that can't keep what it finds is not begun."""
+    if not text:
+        return None
+    folder = Path(text).absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Unusable(
+            f"--report={text!r}: no folder can be made there: {error.strerror}. Give another place."
+        ) from None
+    if not os.access(folder, os.W_OK):
+        raise Unusable(f"--report={text!r}: nothing can be written there. Give another place.")
+    return folder
 
 
 def _known_file(text: str | None) -> Path | None:

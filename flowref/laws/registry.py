@@ -202,7 +202,7 @@ def find(text: str) -> tuple[Law, ...]:
     found = tuple(one for one in laws if text in (one.id, one.family))
     if not found:
         known = [one.id for one in laws] + list(FAMILIES)
-        near = get_close_matches(text, known, n=1, cutoff=0.4)
+        near = get_close_matches(text, known, n=1, cutoff=0.6)
         raise KeyError(
             f"no law {text!r}." + (f" Did you mean {near[0]}?" if near else "") + " `flowref laws` lists all."
         )

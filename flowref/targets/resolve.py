@@ -58,7 +58,7 @@ def resolve(text: str, dialect: Dialect | str | None = None) -> Target:
         return Given(text, found, dialect)
     if not callable(found):
         raise TargetError(
-            f"no target {text}: {attribute} is a {type(found).__name__} and can't be called. "
+            f"no target {text}: {attribute} is of type {type(found).__name__} and can't be called. "
             f"Name a class with the documented constructor, or an object with build, load and run."
             f"{_proposal(place, attribute, _callables(module))}"
         )
@@ -227,6 +227,9 @@ def _proposal(place: str, name: str, names: Sequence[str]) -> str:
 def _suggested(text: str) -> str:
     """For a name without an attribute, or with one that is none."""
     place = text.partition(":")[0] or "my_flow"
+    module, dot, name = place.rpartition(".")
+    if dot and name[:1].isupper():  # a class behind a dot
+        return f" Did you mean {module}:{name}?"
     return f" Give for example {place}:AllInOneBlock."
 
 

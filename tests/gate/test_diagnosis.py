@@ -188,6 +188,18 @@ def test_replay_shows_where_a_target_first_leaves_its_bound(tmp_path: Path, comm
     assert (ended.code, ended.last) == (0, "flowref.fast:AllInOneBlock is within its bound at every place, in float64.")
 
 
+def test_replay_holds_the_law_where_no_pass_of_the_case_shows_what_is_wrong(tmp_path: Path, command: Command) -> None:
+    (tmp_path / "mine.py").write_text(BLOCK.replace("bool(rev)", "bool(len(y) > 5)"))
+    file = str(Recipe(B=2, C=3, S=(2,)).case().save(tmp_path).name)
+
+    assert command("replay", file, "mine.py:Block").code == 0
+    held = command("replay", file, "mine.py:Block", "--law", "inverse.reverse-undoes-forward")
+    assert (held.code, held.last[:14]) == (0, "  both: held, ")
+    (tmp_path / "mine.py").write_text(BLOCK.replace("y + 0.25 * bool(rev)", "y * 2 if len(y) > 5 else y"))
+    broken = command("replay", file, "mine.py:Block", "--law", "logdet.equals-jacobian")
+    assert (broken.code, broken.last[:18]) == (1, "  reverse: broken:"), broken.out
+
+
 def test_replay_refuses_what_it_cannot_use(tmp_path: Path, command: Command) -> None:
     file = str(Recipe(C=3).case().save(tmp_path).name)
     for words, said in (
@@ -195,6 +207,9 @@ def test_replay_refuses_what_it_cannot_use(tmp_path: Path, command: Command) -> 
         ([file, "mine.py:Block"], "there is no file mine.py"),
         ([file, "--dialect", "documented"], "the case is one of anomalib"),
         ([file, "--precision", "float8"], "need one of float32"),
+        ([file, "--law", "clamp"], "is a family: need one law's id. Give for example clamp."),
+        ([file, "--law", "clamp.od"], "Did you mean clamp.odd?"),
+        ([str(tmp_path)], "it is a folder"),
     ):
         ended = command("replay", *words)
         assert ended.code == 4

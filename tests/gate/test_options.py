@@ -1,5 +1,6 @@
 """Options: each refused value is named, with what is allowed and the nearest legal spelling."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from flowref.gate.options import Settings, Unusable
 
 REFUSED = {
     "--profile": ("smok", "--profile='smok' is unknown: need one of ci, smoke, nightly. Did you mean smoke?"),
+    "--profile ": ("nightly:8x", "--profile='nightly:8x' says no duration: need nightly, nightly:90m, nightly:8h or"),
     "--dialect": ("freia", "--dialect='freia' is unknown: need one of anomalib, freia-main, documented. Did you mean"),
     "--device": ("gpu", "--device='gpu' is unknown: need one of auto, cpu, cuda."),
     "--precision": ("float32,flaot64", "--precision='flaot64' is unknown"),
@@ -21,9 +23,16 @@ def test_refused(name: str) -> None:
     value, message = REFUSED[name]
 
     with pytest.raises(Unusable) as refused:
-        Settings.read({name: value}.get)
+        Settings.read({name.strip(): value}.get)
 
     assert str(refused.value)[: len(message)] == message
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_the_run(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(Unusable, match="no folder can be made there: .* Give another place"):
+        Settings.read({"--report": str(tmp_path / "file" / "report")}.get)
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan")])
@@ -40,10 +49,12 @@ def test_defaults_are_those_of_the_table() -> None:
     )  # fmt: skip
 
 
-def test_arguments_give_the_same_settings() -> None:
+def test_arguments_give_the_same_settings(tmp_path: Path) -> None:
     given: dict[str, Any] = {"--target": ["a:B", "c.py:D"], "--dialect": "documented", "--profile": "smoke"}
     given |= {"--precision": "bfloat16", "--law": ["inverse", "gin.logdet-is-0"], "--no-shrink": True}
-    settings = Settings.read((given | {"--call-timeout": "2.5", "--report": "out", "--known-failures": "freia"}).get)
+    settings = Settings.read(
+        (given | {"--call-timeout": "2.5", "--report": f"{tmp_path}/out", "--known-failures": "freia"}).get
+    )
 
     again: dict[str, Any] = {}
     for name, _, value in (word.partition("=") for word in settings.arguments()):

@@ -86,7 +86,8 @@ def test_message() -> None:
         "  look at: W (forward: output is out first, and not with W = I)\n"
         "  case: B=1 C=3 S=(2,) SOFTPLUS g=0.5 α=2 hard, linear subnet\n"
         "  paste: from flowref.cases import Recipe; Recipe(B=1, C=3, S=(2,), g=0.5).case()\n"
-        "     or: flowref replay /elsewhere/cases/0000000000000000.json my_flow:Block --dialect anomalib\n"
+        "     or: flowref replay /elsewhere/cases/0000000000000000.json my_flow:Block "
+        "--law inverse.law-1 --dialect anomalib\n"
         "  drawn as Recipe(B=7, C=3, S=(2,), g=0.5), then made smaller\n"
         "  the reference holds this law on this case (ratio 0.04)"
     )

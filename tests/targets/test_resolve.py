@@ -122,6 +122,7 @@ def test_an_object_without_state_says_so(folder: Path) -> None:
 )
 def test_the_form_of_a_name(text: str) -> None:
     assert f"{text!r} names no target: need MODULE:ATTR or path/to/file.py:ATTR" in said(text)
+    assert "Did you mean my_flow:Block?" in said("my_flow.Block")
 
 
 def test_a_name_that_the_module_does_not_have(folder: Path) -> None:
@@ -138,7 +139,9 @@ def test_a_name_that_the_module_does_not_have(folder: Path) -> None:
 def test_a_module_without_anything_to_call(folder: Path) -> None:
     (folder / "my_flow.py").write_text("size = 3\n")
     assert said("my_flow.py:Block") == "no target my_flow.py:Block: file my_flow.py has nothing that can be called."
-    assert "size is a int and can't be called. Name a class with the documented constructor" in said("my_flow.py:size")
+    assert "size is of type int and can't be called. Name a class with the documented constructor" in said(
+        "my_flow.py:size"
+    )
 
 
 def test_a_module_that_is_not_there(folder: Path) -> None:
