@@ -36,13 +36,14 @@ LIMITS = {
 def show(console: Console, run: Run, old: Run | None = None) -> None:
     """Everything; against another run where there is one."""
     _say(console, head(run))
-    width = console.width if console.is_terminal else max(console.width, WIDTH)
+    if not console.is_terminal:
+        console.width = max(console.width, WIDTH)  # print(width=…) can only narrow it
     mark = "" if run.verified else UNVERIFIED
     for (kind, what), cells in _tables(run):
         tables = {f"{PASS[what]}{', decoder of 8' * run.decoder}": times(cells, list(run.contenders))} | memory(cells)
         for title, table in tables.items():
             _say(console, f"\n{mark}{kind}, {title}")
-            console.print(table, width=width)
+            console.print(table)
         for line in growth(cells):
             _say(console, line)
     _say(console, ABOUT)
@@ -51,7 +52,7 @@ def show(console: Console, run: Run, old: Run | None = None) -> None:
         _say(console, line)
     if old is not None:
         _say(console, f"\n{compare.other_place(run, old)}\n{mark}time ÷ that of the older run")
-        console.print(compare.compared(run, old), width=width)
+        console.print(compare.compared(run, old))
 
 
 def _say(console: Console, text: str) -> None:
