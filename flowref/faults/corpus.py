@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 
-from flowref.faults import numeric, passes, stateful, surface
+from flowref.faults import circumstances, numeric, passes, stateful, surface
 from flowref.faults.fault import DIALECTS, Fault, build
 
 __all__ = ["DIALECTS", "FAULTS", "Fault", "build", "find"]
 
-FAULTS: tuple[Fault, ...] = (*passes.FAULTS, *numeric.FAULTS, *stateful.FAULTS, *surface.FAULTS)
+ROOMS = (passes, circumstances, numeric, stateful, surface)
+FAULTS: tuple[Fault, ...] = tuple(fault for room in ROOMS for fault in room.FAULTS)
 
 
 def find(id: str) -> Fault:

@@ -43,23 +43,6 @@ FAULTS: tuple[Fault, ...] = (
         "where no gradient is wanted, l of GIN is kept in the memory of q, which is read once more",
         (SHIFT_FIRST, "q = l if self.spec.gin_block and not torch.is_grad_enabled() else q\n        " + SHIFT_FIRST),
     ),
-    fault(
-        "shift-forgotten-past-65535-samples",
-        "reference.large-sizes-equal-reference",
-        "consistent in both directions; a grid's axis ends there",
-        (T, T + "\n        t = torch.cat([t[:65535], 0 * t[65535:]])"),
-    ),
-    fault(
-        "shift-forgotten-past-2048-pixels",
-        "reference.large-sizes-equal-reference",
-        "consistent in both directions; N > 2048",
-        (
-            T,
-            T
-            + "\n        kept = (torch.arange(self.spec.N, device=t.device) < 2048).reshape(self.spec.S)"
-            + "\n        t = t * kept",
-        ),
-    ),
     # inverse
     fault(
         "reverse-keeps-offset",
@@ -952,12 +935,6 @@ FAULTS: tuple[Fault, ...] = (
         ("a = self.answered(", "self.subnet(torch.cat([p, *c], dim=1))\n        a = self.answered("),
     ),
     fault(
-        "subnet-called-past-its-hooks",
-        "coupling.subnet-is-called-with-its-hooks",
-        "forward itself is called",
-        ("self.subnet(torch.cat([p, *c], dim=1))", "self.subnet.forward(torch.cat([p, *c], dim=1))"),
-    ),
-    fault(
         "conditions-come-first",
         "coupling.subnet-sees-passive-then-conditions",
         "cat(*c, p); blind: no condition",
@@ -1014,51 +991,6 @@ FAULTS: tuple[Fault, ...] = (
             "        return g[:1].expand_as(g)\n\n\n" + HEAD,
         ),
         (TOTAL, "return _FirstGradient.apply(coupling) + affine"),
-    ),
-    fault(
-        "input-gradient-forgotten-past-2048-pixels",
-        "gradient.at-large-sizes",
-        "backward of the whole pass, in either direction; values are right",
-        (
-            CHECKED,
-            CHECKED
-            + "\n        if tensor.requires_grad:"
-            + "\n            past = (torch.arange(self.spec.N, device=tensor.device) >= 2048).reshape(self.spec.S)"
-            + "\n            tensor = tensor.masked_fill(past, 0) + (tensor * past).detach()",
-        ),
-    ),
-    fault(
-        "scale-detached-where-x-needs-no-gradient",
-        "gradient.each-alone-is-right",
-        "as of data before the first block; blind: x asks for a gradient too",
-        (
-            "sigma = self.scale()\n        z =",
-            "sigma = self.scale() if x.requires_grad else self.scale().detach()\n        z =",
-        ),
-        (
-            "sigma = self.scale()\n        u =",
-            "sigma = self.scale() if y.requires_grad else self.scale().detach()\n        u =",
-        ),
-    ),
-    fault(
-        "frozen-block-passes-no-gradient-on",
-        "gradient.each-alone-is-right",
-        "no gradient reaches x through the coupling where the block's own parameters are frozen",
-        (FED, "torch.cat([p if self.global_offset.requires_grad else p.detach(), *c], dim=1)), p)"),
-    ),
-    fault(
-        "second-backward-of-a-graph-doubled",
-        "gradient.a-kept-graph-gives-it-again",
-        "backward counts its calls; blind: one call a graph",
-        (
-            HEAD,
-            "class _Counted(torch.autograd.Function):\n"
-            "    @staticmethod\n    def forward(ctx: Any, v: Tensor) -> Tensor:\n"
-            "        ctx.calls = 0\n        return v.clone()\n\n"
-            "    @staticmethod\n    def backward(ctx: Any, g: Tensor) -> Tensor:\n"
-            "        ctx.calls += 1\n        return g * ctx.calls\n\n\n" + HEAD,
-        ),
-        (T, T + "\n        t = _Counted.apply(t)"),
     ),
     fault(
         "backward-assumes-contiguous-gradients",

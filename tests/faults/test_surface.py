@@ -1,17 +1,16 @@
-"""Faults of what a block takes and refuses show on no legal, contiguous case: each is held against its own law."""
+"""Faults that show on no usual case, as of what a block takes and refuses: each is held against its own law."""
 
 from __future__ import annotations
 
 import pytest
 
-from flowref.faults import matrix
+from flowref.faults import circumstances, matrix, surface
 from flowref.faults.fault import Fault
 from flowref.faults.matrix import Task
-from flowref.faults.surface import FAULTS
 from flowref.laws import registry
 
 SLOW = pytest.mark.slow  # torch.compile's first call
-HERE = [fault for fault in FAULTS if "cpu" in registry.find(fault.law)[0].devices]
+HERE = [fault for fault in (*surface.FAULTS, *circumstances.FAULTS) if "cpu" in registry.find(fault.law)[0].devices]
 
 
 def marked(value: object, law: str, id: str) -> object:
