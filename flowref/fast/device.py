@@ -223,8 +223,8 @@ class Plan(nodes.Plan):
         by_vectors = None
         if self.post:
             u = data if self.state.vectors is None else self._coupled(data, a)[0]
-            gy, by_vectors = self.back(self.post, gy, u)
-            gy = gy.contiguous()
+            gy, factors = self.back(self.post, gy, u)
+            gy, by_vectors = gy.contiguous(), self.by_factors(factors)
         gx, ga = torch.empty_like(data), torch.empty_like(a)
         tiles, per, splits = self.cut
         sums, count = None, float(max(self.A * self.N, 1))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,10 +12,11 @@ from torch import Tensor
 
 from flowref.fast import cpu, nodes, pool
 from flowref.fast.eager import State
-from flowref.fast.nodes import STRAIGHT, Reflected
+from flowref.fast.nodes import STRAIGHT, Dense, Reflected
 from flowref.spec import BlockSpec
 
-GROUPS = 64  # at most so many groups of samples, each summed by itself
+GROUP = 2**16  # numbers of x in a group of samples, which is summed by itself; fewer where threads would have none
+ROOM = 2**19  # numbers of y on their way from a kernel to a product: 2 MiB, which stay in the cache
 ALONE = 2**17  # below so many numbers in x, a second thread costs more than it saves
 
 
@@ -28,6 +30,14 @@ def run(
 ) -> tuple[tuple[Tensor], Tensor]:
     """One pass: ``((y,), logdet)``. x, conditions, state: float32, on the CPU, of no subclass; B > 0."""
     return nodes.run(Plan, spec, state, x, conditions, ask, reverse)
+
+
+class Turn(NamedTuple):
+    """Groups that kernels and products take one after the other, before the next: first to stop, and their samples."""
+
+    first: int
+    stop: int
+    samples: slice
 
 
 class Plan(nodes.Plan):
@@ -51,17 +61,25 @@ class Plan(nodes.Plan):
             self.affine[2] = 0
 
         # Threads take groups of samples, or, of images fewer than threads, every lanes-th channel.
-        self.threads = torch.get_num_threads() if B * C * N >= ALONE else 1
-        self.groups = min(B, GROUPS)
+        numbers = B * C * N
+        self.threads = torch.get_num_threads() if numbers >= ALONE else 1
+        self.groups = min(B, max(4 * self.threads, numbers // GROUP))
         self.lanes = 1 if N == 1 or self.threads <= self.groups else min(self.threads, C)
-        self.job = np.zeros(1, cpu.JOB)
-        for name, value in {
+        self.turns = self._turns(ROOM if self.post and self.lanes == 1 else numbers, numbers)
+        self.given = {
             "B": B, "C": C, "N": N, "A": spec.A, "P": spec.P, "first": self.first, "passive": self.passive,
-            "width": self.width, "groups": self.groups, "src": src_, "dst": dst_, "table": self.affine.ctypes.data,
-            "alpha": self.alpha, "c": self.c, "slope": self.slope, "unit": self.unit, "reverse": reverse,
-            "gin": self.gin, "from_there": self.from_there, "to_there": self.to_there, "stage": 3,
-        }.items():  # fmt: skip
-            self.job[name] = value
+            "width": self.width, "groups": self.groups, "lanes": 1, "src": src_, "dst": dst_,
+            "table": self.affine.ctypes.data, "alpha": self.alpha, "c": self.c, "slope": self.slope, "unit": self.unit,
+            "reverse": reverse, "gin": self.gin, "from_there": self.from_there, "to_there": self.to_there, "stage": 3,
+            "next": 0, "parts": self.groups,
+        }  # fmt: skip
+
+    def _turns(self, room: int, numbers: int) -> list[Turn]:
+        """All groups, as many at a time as fit the room, yet enough for all threads."""
+        B, groups = self.B, self.groups
+        count = -(-groups // max(self.threads, groups * room // numbers))
+        ends = [groups * k // count for k in range(count + 1)]
+        return [Turn(k, m, slice(B * k // groups, B * m // groups)) for k, m in pairwise(ends)]
 
     # ---- W
 
@@ -94,16 +112,19 @@ class Plan(nodes.Plan):
 
     # ---- the kernels' calls
 
-    def _run(self, kernel: Any, lanes: int, **given: int) -> None:
-        """Calls a kernel on tensors and arrays, given by their addresses."""
-        job = self.job.view(np.uint8).copy().view(cpu.JOB)  # numpy copies records field by field
-        for name, value in given.items():
-            job[name] = value
-        job["lanes"], job["parts"] = lanes, self.groups if lanes == 1 else lanes
-        # Where lanes share a sample whose mean they need, all are to be through the first stage before the second.
-        for stage in (1, 2) if self.gin and lanes > 1 else (3,):
-            job["stage"], job["next"] = stage, 0
-            pool.run(kernel, job, self.threads)
+    def _run(self, kernel: Any, turn: Turn | None = None, **given: int) -> None:
+        """Calls a kernel on tensors and arrays, given by their addresses: on all of x at once, or on a turn's part."""
+        values = self.given | given
+        stages: tuple[int, ...] = (3,)
+        if turn is not None and self.lanes > 1:
+            # Where lanes share a sample whose mean they need, all are to be through the first stage before the second.
+            values["lanes"] = values["parts"] = self.lanes
+            stages = (1, 2) if self.gin else stages
+        elif turn is not None:
+            values["next"], values["parts"] = turn.first, turn.stop
+        for stage in stages:
+            values["stage"] = stage
+            pool.run(kernel, cpu.job(values), self.threads)
 
     def asked(self, data: Tensor, conditions: Sequence[Tensor]) -> Tensor:
         """The subnet's input, (B, P + ΣC_k, *S)."""
@@ -112,7 +133,7 @@ class Plan(nodes.Plan):
             # cat copies even a single tensor, so that a subnet that writes to its input reaches nobody else's.
             return torch.cat((data[:, self.passive : self.passive + P].view(B, P, *S), *conditions), 1)
         asked = _fresh((B, self.width, *S))
-        self._run(cpu.ask, 1, x=data.data_ptr(), asked=asked.data_ptr())
+        self._run(cpu.ask, x=data.data_ptr(), asked=asked.data_ptr())
         at = P
         for c in conditions:
             asked.narrow(1, at, c.shape[1]).copy_(c)
@@ -122,34 +143,46 @@ class Plan(nodes.Plan):
     def asked_back(self, data: Tensor, g: Tensor, gx: Tensor) -> np.ndarray:
         """Adds to gx the gradient by x of g by what was asked; gives those by σ and o, (groups, 2, C)."""
         by = np.zeros((self.groups, 2, self.C))
-        self._run(cpu.ask_back, 1, x=data.data_ptr(), g=g.data_ptr(), gx=gx.data_ptr(), part=by.ctypes.data)
+        self._run(cpu.ask_back, x=data.data_ptr(), g=g.data_ptr(), gx=gx.data_ptr(), part=by.ctypes.data)
         return by
 
-    def _kernel(
-        self, data: Tensor, a: Tensor, logs: np.ndarray, means: np.ndarray, own: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """y, before `post` is applied, and a as the kernels read it; where data is the pass's own, maybe in its memory.
-
-        New memory costs more than what is written to it. Where no channel moves, a kernel reads what it overwrites
-        first, but for images under GIN, whose y holds l meanwhile.
-        """
-        stays = self.from_there and self.to_there and not (self.gin and self.N > 1)
-        a, y = a.detach().contiguous(), data if own and stays else torch.empty_like(data)
+    def _couple(self, turn: Turn, data: Tensor, a: Tensor, y: Tensor, logs: np.ndarray, means: np.ndarray) -> None:
+        """Output y of this turn's samples, before `post` is applied."""
         self._run(
-            cpu.couple_rows if self.N == 1 else cpu.couple, self.lanes, x=data.data_ptr(), a=a.data_ptr(),
-            y=y.data_ptr(), logs=logs.ctypes.data, means=means.ctypes.data,
+            cpu.couple_rows if self.N == 1 else cpu.couple, turn, x=data.data_ptr(), a=a.data_ptr(),
+            y=self._whole(y, turn), logs=logs.ctypes.data, means=means.ctypes.data,
         )  # fmt: skip
-        return y, a
+
+    def _whole(self, part: Tensor, turn: Turn) -> int:
+        """Where the first of all samples would lie, where these are a turn's."""
+        return part.data_ptr() - 4 * self.C * self.N * turn.samples.start
+
+    def _room(self) -> Tensor:
+        """Memory for the samples of any turn."""
+        most = max(turn.samples.stop - turn.samples.start for turn in self.turns)
+        return _fresh((most, self.C, self.N))
 
     def coupled(self, data: Tensor, a: Tensor, own: bool = False) -> tuple[Tensor, Tensor, np.ndarray]:
-        """y (B, C, *S), logdet (B,), and the means that GIN took off. Where data is the pass's own, it may be y."""
+        """y (B, C, *S), logdet (B,), and the means that GIN took off. Where data is the pass's own, it may be y.
+
+        New memory costs more than what is written to it. So a dense product takes its input from a room that turns
+        share, and its output may lie where data did. Where no channel moves, a kernel, too, reads what it overwrites
+        first, but for images under GIN, whose y holds l meanwhile.
+        """
         logs, means = np.empty((self.B, self.lanes)), np.empty(self.B if self.gin else 0, np.float32)
-        y, _ = self._kernel(data, a, logs, means, own)
-        y = self.through(self.post, y, own=True)
+        a = a.detach().contiguous()
+        room = self._room() if any(type(operator) is Dense for operator in self.post) else None
+        stays = self.from_there and self.to_there and not (self.gin and self.N > 1)
+        y = data if own and (stays or room is not None) else torch.empty_like(data)
+        for turn in self.turns:
+            out = y[turn.samples]
+            v = out if room is None else room[: len(out)]
+            self._couple(turn, data, a, v, logs, means)
+            self.through(self.post, v, own=True, out=out)
+        logdet = _fresh((self.B,))
         if self.gin:
-            logdet = _fresh((self.B,)).zero_()
+            logdet.zero_()
         else:
-            logdet = _fresh((self.B,))
             sign = -1.0 if self.reverse else 1.0
             cpu.close_logdet(logs, self.N * self.log_sigma, sign, logdet.data_ptr())
         return y.view(self.B, self.C, *self.spec.S), logdet, means
@@ -158,22 +191,27 @@ class Plan(nodes.Plan):
         self, data: Tensor, a: Tensor, gy: Tensor, gj: Tensor, means: np.ndarray
     ) -> tuple[Tensor, Tensor, np.ndarray, Tensor | None]:
         """Gradients by data, by a, by σ and o (groups, 2, C), by the vectors."""
-        logs = np.empty((self.B, self.lanes))
-        g, by_vectors = gy, None
-        if self.post:
-            u = data
-            if self.state.vectors is not None:
-                u, _ = self._kernel(data, a, logs, np.empty_like(means))
-            g, by_vectors = self.back(self.post, g, u)
-            g = g.contiguous()
+        logs, by = np.empty((self.B, self.lanes)), np.zeros((self.groups, 2, self.C))
         gx, ga = torch.empty_like(data), torch.empty_like(a)
-        by = np.zeros((self.groups, 2, self.C))
-        self._run(
-            cpu.couple_rows_back if self.N == 1 else cpu.couple_back, self.lanes, x=data.data_ptr(), a=a.data_ptr(),
-            g=g.data_ptr(), j_=gj.data_ptr(), gx=gx.data_ptr(), ga=ga.data_ptr(), logs=logs.ctypes.data,
-            means=means.ctypes.data, part=by.ctypes.data,
-        )  # fmt: skip
-        return gx, ga, by, by_vectors
+        room = self._room() if self.post and self.state.vectors is not None else None
+        factors = None
+        for turn in self.turns:
+            g = gy[turn.samples]
+            if self.post:
+                v = data[turn.samples]
+                if room is not None:
+                    v = room[: len(v)]
+                    self._couple(turn, data, a, v, logs, np.empty_like(means))
+                g, found = self.back(self.post, g, v)
+                g = g.contiguous()
+                if found is not None:
+                    factors = found if factors is None else (factors[0] + found[0], factors[1] + found[1])
+            self._run(
+                cpu.couple_rows_back if self.N == 1 else cpu.couple_back, turn, x=data.data_ptr(), a=a.data_ptr(),
+                g=self._whole(g, turn), j_=gj.data_ptr(), gx=gx.data_ptr(), ga=ga.data_ptr(), logs=logs.ctypes.data,
+                means=means.ctypes.data, part=by.ctypes.data,
+            )  # fmt: skip
+        return gx, ga, by, self.by_factors(factors)
 
     def by_affine(self, by: np.ndarray, s: Tensor | None, o: Tensor, gj: Tensor | None) -> tuple[Tensor | None, Tensor]:
         """Gradients by s, None where it is, and o."""

@@ -35,13 +35,13 @@ def _rounds(v: Tensor) -> bool:
     return v.is_cuda and torch.backends.cuda.matmul.fp32_precision not in ("ieee", "none")
 
 
-def times(a: Tensor, b: Tensor) -> Tensor:
-    """a b, for (batch, m, k) and (batch, k, n), or two matrices."""
+def times(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
+    """a b, for (batch, m, k) and (batch, k, n), or two matrices; in new memory, or, on the CPU, in out."""
     if _rounds(a):
         from flowref.fast import device
 
         return device.product(a, b)
-    return a @ b if a.dim() == 2 else torch.bmm(a, b)
+    return (torch.mm if a.dim() == 2 else torch.bmm)(a, b, out=out)
 
 
 def less(v: Tensor, a: Tensor, b: Tensor, own: bool) -> Tensor:
@@ -53,13 +53,17 @@ def less(v: Tensor, a: Tensor, b: Tensor, own: bool) -> Tensor:
     return (v.baddbmm_ if own else v.baddbmm)(a, b, alpha=-1)
 
 
+Factors = tuple[Tensor, Tensor]
+
+
 class Dense(NamedTuple):
     """v ↦ W v."""
 
     W: Tensor
 
-    def apply(self, v: Tensor, own: bool = False) -> Tensor:
-        return _mixed(self.W, v)
+    def apply(self, v: Tensor, own: bool = False, out: Tensor | None = None) -> Tensor:
+        """In new memory, or, on the CPU, in out."""
+        return _mixed(self.W, v, out)
 
     def back(self, g: Tensor, v: Tensor) -> tuple[Tensor, None]:
         return _mixed(self.W.mT, g), None
@@ -71,14 +75,14 @@ class Reflected(NamedTuple):
     Kt: Tensor
     U: Tensor
 
-    def apply(self, v: Tensor, own: bool = False) -> Tensor:
-        """Where v is the caller's own, in its memory."""
+    def apply(self, v: Tensor, own: bool = False, out: Tensor | None = None) -> Tensor:
+        """In new memory, or, where v is the caller's own, in that of v."""
         if v.shape[2] == 1:
             flat = v.flatten(1)
             return less(flat, times(flat, self.U.mT), self.Kt, own).view(v.shape)
         return less(v, _each(self.Kt.mT, v), times(_each(self.U, v), v), own)
 
-    def back(self, g: Tensor, v: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def back(self, g: Tensor, v: Tensor) -> tuple[Tensor, Factors]:
         """Gradients by v and by (Kt, U)."""
         if v.shape[2] == 1:
             flat, by = v.flatten(1), g.flatten(1)
@@ -93,11 +97,11 @@ def _each(M: Tensor, v: Tensor) -> Tensor:
     return M.expand(v.shape[0], *M.shape)
 
 
-def _mixed(W: Tensor, v: Tensor) -> Tensor:
+def _mixed(W: Tensor, v: Tensor, out: Tensor | None = None) -> Tensor:
     """W v for v (B, C, N)."""
     if v.shape[2] == 1:
-        return times(v.flatten(1), W.mT).unsqueeze(2)
-    return times(_each(W, v), v)
+        return times(v.flatten(1), W.mT, None if out is None else out.flatten(1)).unsqueeze(2)
+    return times(_each(W, v), v, out)
 
 
 # ---- what a pass derives from the state
@@ -209,24 +213,33 @@ class Plan(ABC):
                 "expected the W of the forward pass. Call backward first."
             )
 
-    def through(self, operators: list[Dense | Reflected], v: Tensor, own: bool = False) -> Tensor:
-        """The operators, one after another; where v is the caller's own, they may write to it."""
+    def through(
+        self, operators: list[Dense | Reflected], v: Tensor, own: bool = False, out: Tensor | None = None
+    ) -> Tensor:
+        """The operators, one after another; where v is the caller's own, they may write to it.
+
+        On the CPU a dense one, of which there is one at most, writes to out.
+        """
         for operator in operators:
-            v, own = operator.apply(v, own), True
+            v, own = operator.apply(v, own, out), True
         return v
 
-    def back(self, operators: list[Dense | Reflected], g: Tensor, v: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Gradients by v and by the vectors, of g by what `through` made of v."""
+    def back(self, operators: list[Dense | Reflected], g: Tensor, v: Tensor) -> tuple[Tensor, Factors | None]:
+        """Gradients by v, and by Kt and U of the reflections, of g by what `through` made of v."""
         held = [v]
         for operator in operators[:-1]:
             held.append(operator.apply(held[-1]))
-        by_vectors = None
+        factors = None
         for operator in reversed(operators):
             g, found = operator.back(g, held.pop())
-            if found is not None and self.state.vectors is not None:
-                gK, gU = found if operators is self.post else found[::-1]
-                by_vectors = self.by_vectors(self.state.vectors, gK, gU)
-        return g, by_vectors
+            if found is not None:
+                factors = found if operators is self.post else found[::-1]
+        return g, factors
+
+    def by_factors(self, factors: Factors | None) -> Tensor | None:
+        """Gradient by the vectors of those by Kt and U."""
+        vectors = self.state.vectors
+        return None if factors is None or vectors is None else self.by_vectors(vectors, *factors)
 
     def before(self, x: Tensor) -> Tensor:
         """What the kernels read: x (B, C, *S) behind a dense W⁻¹ and reflections, (B, C, N)."""
@@ -366,7 +379,8 @@ class _Asked(torch.autograd.Function):
                 if plan.reverse:
                     gs, go = plan.by_affine(by, s, o, None)
             if plan.pre:
-                gx, gv = plan.back(plan.pre, gx, held)
+                gx, factors = plan.back(plan.pre, gx, held)
+                gv = plan.by_factors(factors)
             return gx.view(x.shape), gs, go, gv, None, None, *by_c
 
 

@@ -1,5 +1,6 @@
 """The compiled kernels: their functions to a few ulps, their passes by the laws, and what holds around them."""
 
+import math
 import os
 import sys
 import threading
@@ -93,10 +94,14 @@ def laws():
     return [law for law in registry.all() if law.id.startswith(LAWS)]
 
 
-@pytest.mark.parametrize("threads", (1, 3))
+@pytest.mark.parametrize(("threads", "room"), [(1, fused.ROOM), (1, 8), (3, 8)])
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_laws_hold_on_kernels_in_every_dialect(passes, monkeypatch, dialect, threads):
-    """Over some rows of smoke and an edge; with three threads also where a sample is shared by them."""
+def test_laws_hold_on_kernels_in_every_dialect(passes, monkeypatch, dialect, threads, room):
+    """Over some rows of smoke and an edge; with three threads also where a sample is shared by them.
+
+    With little room, products take their samples in turns.
+    """
+    monkeypatch.setattr(fused, "ROOM", room)
     if threads > 1:
         monkeypatch.setattr(fused, "ALONE", 0)
         torch.set_num_threads(threads)
@@ -104,7 +109,7 @@ def test_laws_hold_on_kernels_in_every_dialect(passes, monkeypatch, dialect, thr
     found = laws()
     assert len({law.family for law in found}) >= 4
     for law in found:
-        recipes = rows("smoke", dialect, law.fixed("float32"))[threads::6]
+        recipes = rows("smoke", dialect, law.fixed("float32"))[threads + (room == 8) :: 6]
         for recipe in (*recipes, *(edge_rows("channels-1", dialect) if law.family == "reference" else ())):
             for direction in law.directions:
                 hold_case(law, recipe.case(), target, "float32", direction)
@@ -132,6 +137,42 @@ def test_the_number_of_threads_changes_no_output_or_gradient_by_more_than_the_lo
 
     # Sums over a sample are in float64, whose order is all that may differ, so what they round to is the same.
     assert all(torch.equal(one, other) for one, other in zip(*seen, strict=True))
+
+
+MIXED = {
+    "soft": {"permute_soft": True},
+    "soft, both sides": {"permute_soft": True, "reverse_permutation": True},
+    "reflections": {"learned_householder_permutation": 2},
+    "soft, reflections": {"permute_soft": True, "learned_householder_permutation": 2, "reverse_permutation": True},
+    "soft, GIN": {"permute_soft": True, "gin_block": True},
+}
+
+
+@pytest.mark.parametrize("dims", [(6,), (4, 5)], ids=str)
+@pytest.mark.parametrize("flags", MIXED.values(), ids=MIXED)
+@pytest.mark.parametrize("dialect", ("anomalib", "documented"))
+@pytest.mark.parametrize("rev", (False, True))
+def test_samples_that_take_turns_before_a_product_give_what_all_at_once_give(
+    block, monkeypatch, dims, flags, dialect, rev
+):
+    """Seven samples, alone and with gradients. A product of fewer rows may be summed in another order."""
+    made, x = block(dims, subnet=Halves, dialect=dialect, **flags), torch.randn(7, *dims, requires_grad=True)
+    weights = torch.randn(7, *dims)
+    parameters = [p for p in made.parameters() if p.requires_grad]
+    seen, turns = [], []
+    for room in (2**19, 2 * math.prod(dims)):
+        monkeypatch.setattr(fused, "ROOM", room)
+        (y,), logdet = made([x], rev=rev)
+        by = torch.autograd.grad((weights * y).sum() + logdet.sum(), [x, *parameters], allow_unused=True)
+        with torch.no_grad():
+            (again,), same = made([x], rev=rev)
+        seen.append([v for v in (y, logdet, again, same, *by) if v is not None])
+        turns.append(len(fused.Plan(made.spec, made._state, 7, rev).turns))
+
+    assert turns[0] == 1 and (turns[1] == 4 if not rev or "reverse_permutation" in flags else turns[1] == 1)
+    assert len(seen[0]) == len(seen[1]) > 5
+    for whole, some in zip(*seen, strict=True):
+        torch.testing.assert_close(some, whole, rtol=2e-5, atol=2e-5)
 
 
 class Halves(torch.nn.Module):
