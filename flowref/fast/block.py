@@ -335,6 +335,8 @@ def _initial_scale(spec: BlockSpec, dtype: torch.dtype) -> float:
 
 def _tensors(name: str, given: object, dims: Sequence[tuple[int, ...]]) -> list[Tensor]:
     """The tensors of a sequence that has one for each of dims."""
+    if isinstance(given, (list, tuple)) and len(given) == len(dims) and all(isinstance(v, Tensor) for v in given):
+        return list(given)
     wanted = f"a list or tuple of {len(dims)} tensors" + (
         f", of shapes {_shown([('B', *d) for d in dims])}" if dims else ""
     )
@@ -368,20 +370,20 @@ def _full_precision(x: Tensor) -> AbstractContextManager[Any]:
 
 def _kernels(state: eager.State, given: Sequence[Tensor]) -> Any:
     """The module that runs a pass on these inputs with compiled kernels, or None where the eager form serves."""
-    device = given[0].device.type
-    if torch.compiler.is_compiling() or any(type(v) not in PLAIN or v.device.type != device for v in given):
+    device = given[0].device
+    if torch.compiler.is_compiling() or not len(given[0]):
         return None
-    held = [v for v in state if v is not None and v.dtype is not torch.int64]
-    if not len(given[0]) or any(v.dtype is not torch.float32 or v.layout is not torch.strided for v in (*given, *held)):
-        return None
-    if any(type(v) not in PLAIN or v.is_neg() for v in (*given, *held)):
-        return None
+    for v in (*given, *state):
+        if v is not None and (type(v) not in PLAIN or v.layout is not torch.strided or v.device != device):
+            return None
+        if v is not None and v.dtype is not torch.int64 and (v.dtype is not torch.float32 or v.is_neg()):
+            return None
     # W is no part of what the kernels differentiate by.
     if state.there.requires_grad or state.back.requires_grad or _transformed():
         return None
-    if device == "cuda" and torch.cuda.is_current_stream_capturing():
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         return None  # a graph can hold no wait for the device, and no kernel that is compiled or loaded meanwhile
-    return choice.module(device)
+    return choice.module(device.type)
 
 
 def _transformed() -> bool:

@@ -33,11 +33,17 @@ def run(
 
 
 class Turn(NamedTuple):
-    """Groups that kernels and products take one after the other, before the next: first to stop, and their samples."""
+    """Groups that a kernel and then a product take before the next do: groups first to stop, samples start to end."""
 
     first: int
     stop: int
-    samples: slice
+    start: int
+    end: int
+    whole: bool
+
+    def of(self, v: Tensor) -> Tensor:
+        """Their samples of v, (B, …)."""
+        return v if self.whole else v[self.start : self.end]
 
 
 class Plan(nodes.Plan):
@@ -50,7 +56,7 @@ class Plan(nodes.Plan):
         self.index[STRAIGHT] = np.arange(C)
         super().__init__(spec, state, B, reverse)
         src, dst = self.src, self.dst
-        src_, dst_ = (self.index.ctypes.data + 8 * C * row for row in (src, dst))
+        index = cpu.address(self.index)
         self.from_there, self.to_there = src == STRAIGHT, dst == STRAIGHT
         # o by channel of z: as documented it stands where the channels of x or y do.
         self.o_map = self.index[STRAIGHT if not self.outside else src if reverse else dst]
@@ -66,20 +72,19 @@ class Plan(nodes.Plan):
         self.groups = min(B, max(4 * self.threads, numbers // GROUP))
         self.lanes = 1 if N == 1 or self.threads <= self.groups else min(self.threads, C)
         self.turns = self._turns(ROOM if self.post and self.lanes == 1 else numbers, numbers)
-        self.given = {
-            "B": B, "C": C, "N": N, "A": spec.A, "P": spec.P, "first": self.first, "passive": self.passive,
-            "width": self.width, "groups": self.groups, "lanes": 1, "src": src_, "dst": dst_,
-            "table": self.affine.ctypes.data, "alpha": self.alpha, "c": self.c, "slope": self.slope, "unit": self.unit,
-            "reverse": reverse, "gin": self.gin, "from_there": self.from_there, "to_there": self.to_there, "stage": 3,
-            "next": 0, "parts": self.groups,
-        }  # fmt: skip
+        self.fixed = cpu.fixed(
+            B=B, C=C, N=N, A=self.A, P=self.P, first=self.first, passive=self.passive, width=self.width,
+            groups=self.groups, src=index + 8 * C * src, dst=index + 8 * C * dst, table=cpu.address(self.affine),
+            alpha=self.alpha, c=self.c, slope=self.slope, unit=self.unit, reverse=reverse, gin=self.gin,
+            from_there=self.from_there, to_there=self.to_there,
+        )  # fmt: skip
 
     def _turns(self, room: int, numbers: int) -> list[Turn]:
         """All groups, as many at a time as fit the room, yet enough for all threads."""
         B, groups = self.B, self.groups
         count = -(-groups // max(self.threads, groups * room // numbers))
         ends = [groups * k // count for k in range(count + 1)]
-        return [Turn(k, m, slice(B * k // groups, B * m // groups)) for k, m in pairwise(ends)]
+        return [Turn(k, m, B * k // groups, B * m // groups, count == 1) for k, m in pairwise(ends)]
 
     # ---- W
 
@@ -114,17 +119,17 @@ class Plan(nodes.Plan):
 
     def _run(self, kernel: Any, turn: Turn | None = None, **given: int) -> None:
         """Calls a kernel on tensors and arrays, given by their addresses: on all of x at once, or on a turn's part."""
-        values = self.given | given
+        lanes, start, parts = 1, 0, self.groups
         stages: tuple[int, ...] = (3,)
         if turn is not None and self.lanes > 1:
             # Where lanes share a sample whose mean they need, all are to be through the first stage before the second.
-            values["lanes"] = values["parts"] = self.lanes
+            lanes = parts = self.lanes
             stages = (1, 2) if self.gin else stages
         elif turn is not None:
-            values["next"], values["parts"] = turn.first, turn.stop
+            start, parts = turn.first, turn.stop
         for stage in stages:
-            values["stage"] = stage
-            pool.run(kernel, cpu.job(values), self.threads)
+            job = cpu.job(self.fixed, lanes=lanes, stage=stage, next=start, parts=parts, **given)
+            pool.run(kernel, job, min(self.threads, parts - start))
 
     def asked(self, data: Tensor, conditions: Sequence[Tensor]) -> Tensor:
         """The subnet's input, (B, P + ΣC_k, *S)."""
@@ -143,24 +148,23 @@ class Plan(nodes.Plan):
     def asked_back(self, data: Tensor, g: Tensor, gx: Tensor) -> np.ndarray:
         """Adds to gx the gradient by x of g by what was asked; gives those by σ and o, (groups, 2, C)."""
         by = np.zeros((self.groups, 2, self.C))
-        self._run(cpu.ask_back, x=data.data_ptr(), g=g.data_ptr(), gx=gx.data_ptr(), part=by.ctypes.data)
+        self._run(cpu.ask_back, x=data.data_ptr(), g=g.data_ptr(), gx=gx.data_ptr(), part=cpu.address(by))
         return by
 
     def _couple(self, turn: Turn, data: Tensor, a: Tensor, y: Tensor, logs: np.ndarray, means: np.ndarray) -> None:
         """Output y of this turn's samples, before `post` is applied."""
         self._run(
             cpu.couple_rows if self.N == 1 else cpu.couple, turn, x=data.data_ptr(), a=a.data_ptr(),
-            y=self._whole(y, turn), logs=logs.ctypes.data, means=means.ctypes.data,
+            y=self._whole(y, turn), logs=cpu.address(logs), means=cpu.address(means),
         )  # fmt: skip
 
     def _whole(self, part: Tensor, turn: Turn) -> int:
         """Where the first of all samples would lie, where these are a turn's."""
-        return part.data_ptr() - 4 * self.C * self.N * turn.samples.start
+        return part.data_ptr() - 4 * self.C * self.N * turn.start
 
     def _room(self) -> Tensor:
         """Memory for the samples of any turn."""
-        most = max(turn.samples.stop - turn.samples.start for turn in self.turns)
-        return _fresh((most, self.C, self.N))
+        return _fresh((max(turn.end - turn.start for turn in self.turns), self.C, self.N))
 
     def coupled(self, data: Tensor, a: Tensor, own: bool = False) -> tuple[Tensor, Tensor, np.ndarray]:
         """y (B, C, *S), logdet (B,), and the means that GIN took off. Where data is the pass's own, it may be y.
@@ -169,14 +173,14 @@ class Plan(nodes.Plan):
         share, and its output may lie where data did. Where no channel moves, a kernel, too, reads what it overwrites
         first, but for images under GIN, whose y holds l meanwhile.
         """
-        logs, means = np.empty((self.B, self.lanes)), np.empty(self.B if self.gin else 0, np.float32)
+        logs, means = np.empty((self.B, self.lanes)), np.empty(self.B, np.float32)
         a = a.detach().contiguous()
         room = self._room() if any(type(operator) is Dense for operator in self.post) else None
         stays = self.from_there and self.to_there and not (self.gin and self.N > 1)
         y = data if own and (stays or room is not None) else torch.empty_like(data)
         for turn in self.turns:
-            out = y[turn.samples]
-            v = out if room is None else room[: len(out)]
+            out = turn.of(y)
+            v = out if room is None else room if turn.whole else room[: len(out)]
             self._couple(turn, data, a, v, logs, means)
             self.through(self.post, v, own=True, out=out)
         logdet = _fresh((self.B,))
@@ -196,9 +200,9 @@ class Plan(nodes.Plan):
         room = self._room() if self.post and self.state.vectors is not None else None
         factors = None
         for turn in self.turns:
-            g = gy[turn.samples]
+            g = turn.of(gy)
             if self.post:
-                v = data[turn.samples]
+                v = turn.of(data)
                 if room is not None:
                     v = room[: len(v)]
                     self._couple(turn, data, a, v, logs, np.empty_like(means))
@@ -208,8 +212,8 @@ class Plan(nodes.Plan):
                     factors = found if factors is None else (factors[0] + found[0], factors[1] + found[1])
             self._run(
                 cpu.couple_rows_back if self.N == 1 else cpu.couple_back, turn, x=data.data_ptr(), a=a.data_ptr(),
-                g=self._whole(g, turn), j_=gj.data_ptr(), gx=gx.data_ptr(), ga=ga.data_ptr(), logs=logs.ctypes.data,
-                means=means.ctypes.data, part=by.ctypes.data,
+                g=self._whole(g, turn), j_=gj.data_ptr(), gx=gx.data_ptr(), ga=ga.data_ptr(), logs=cpu.address(logs),
+                means=cpu.address(means), part=cpu.address(by),
             )  # fmt: skip
         return gx, ga, by, self.by_factors(factors)
 

@@ -22,6 +22,7 @@ from flowref.spec import BlockSpec, Dialect
 
 PLAIN = (Tensor, torch.nn.Parameter)
 KINDS = {"SIGMOID": 1, "SOFTPLUS": 2, "EXP": 3}
+_AS_IT_IS = nullcontext()
 STRAIGHT = 4  # in place of a row of the permutations: channel j is channel j
 
 
@@ -125,8 +126,7 @@ class Plan(ABC):
         self.spec, self.state, self.reverse = spec, state, reverse
         self.B, self.C, self.N, self.A, self.P = B, spec.C, spec.N, spec.A, spec.P
         self.documented = documented = spec.dialect is Dialect.DOCUMENTED
-        self.first = 0 if documented else spec.P
-        self.passive = spec.A if documented else 0
+        self.first, self.passive = (0, self.A) if documented else (self.P, 0)
         self.width = spec.subnet_in
         self.alpha, self.unit = float(spec.affine_clamping), eager.unit_of(spec)
         self.c, self.slope = self.unit, self.alpha * self.unit
@@ -305,7 +305,7 @@ def contiguous(g: Tensor) -> Tensor:
 def full_precision(x: Tensor) -> AbstractContextManager[Any]:
     """Keeps autocast away from all but the subnet."""
     kind = x.device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else _AS_IT_IS
 
 
 def _eager_only(*gradients: Tensor | None) -> bool:

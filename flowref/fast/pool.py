@@ -29,7 +29,6 @@ _forked = False
 
 def run(kernel: Any, jobs: cpu.Jobs, threads: int) -> None:
     """kernel(jobs) in so many threads at once, this one among them; returns when all are through."""
-    threads = min(threads, int(jobs["parts"][0]))
     if threads == 1:
         kernel(jobs)
     elif (team := None if _forked else _team()) is not None:
