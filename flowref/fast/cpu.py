@@ -410,6 +410,117 @@ def _scatter(of: Any, y: Any, at: Any, dst: Any, j0: Any, m: Any, straight: Any)
             store(y, at + whole(dst, j0 + i), kept(of, i))
 
 
+# ---- vectors: N = 1, and channels of a row lie side by side
+#
+# Rows are taken as many at a time as fill a scratch buffer, so that few channels cost no more than many: what is the
+# same for all numbers of a buffer is one loop. It holds (rows, m), or, of few channels, (m, rows), so that what goes by
+# row or by channel is a long loop, too.
+
+ROWS = 512  # numbers of such a buffer that are in use; wider rows are taken in pieces
+NARROW = 16  # below so many channels m a buffer holds (m, rows)
+
+
+@_inline
+def _rows_in(of: Any, at: Any, stride: Any, index: Any, j0: Any, m: Any, straight: Any, rows: Any, to: Any) -> None:
+    """Channels j0 to j0 + m of rows that are so far apart, in the order of index, into scratch."""
+    if m < NARROW:
+        for i in range(m):
+            j = at + (j0 + i if straight else whole(index, j0 + i))
+            for r in range(rows):
+                keep(to, i * rows + r, load(of, j + r * stride))
+    else:
+        for r in range(rows):
+            _gather(of, at + r * stride, index, j0, m, straight, to + 4 * r * m)
+
+
+@_inline
+def _rows_out(of: Any, to: Any, at: Any, stride: Any, index: Any, j0: Any, m: Any, straight: Any, rows: Any) -> None:
+    """The reverse of that, into an output."""
+    if m < NARROW:
+        for i in range(m):
+            j = at + (j0 + i if straight else whole(index, j0 + i))
+            for r in range(rows):
+                store(to, j + r * stride, kept(of, i * rows + r))
+    else:
+        for r in range(rows):
+            _scatter(of + 4 * r * m, to, at + r * stride, index, j0, m, straight)
+
+
+@_inline
+def _rows_affine(table: Any, C: Any, j0: Any, m: Any, reverse: Any, rows: Any, F: Any, O: Any) -> None:  # noqa: E741
+    """σ, in reverse 1/σ, and o of channels j0 to j0 + m, for each row, into scratch."""
+    f = table + 4 * C if reverse else table
+    if m < NARROW:
+        for i in range(m):
+            sigma, o = load(f, j0 + i), load(table, 2 * C + j0 + i)
+            for r in range(rows):
+                keep(F, i * rows + r, sigma)
+                keep(O, i * rows + r, o)
+    else:
+        for r in range(rows):
+            for i in range(m):
+                keep(F, r * m + i, load(f, j0 + i))
+                keep(O, r * m + i, load(table, 2 * C + j0 + i))
+
+
+@_inline
+def _rows_plus(v: Any, of: Any, m: Any, rows: Any) -> None:
+    """Adds to each row its number of another scratch buffer."""
+    if m < NARROW:
+        for i in range(m):
+            for r in range(rows):
+                keep(v, i * rows + r, kept(v, i * rows + r) + kept(of, r))
+    else:
+        for r in range(rows):
+            plus = kept(of, r)
+            for i in range(m):
+                keep(v, r * m + i, kept(v, r * m + i) + plus)
+
+
+@_sums
+def _rows_sum(v: Any, m: Any, rows: Any, sums: Any, b0: Any) -> None:
+    """Adds the sum of each row to sums, an output, from index b0 on."""
+    if m < NARROW:
+        for i in range(m):
+            for r in range(rows):
+                add(sums, b0 + r, np.float64(kept(v, i * rows + r)))
+    else:
+        for r in range(rows):
+            add(sums, b0 + r, _sum(v + 4 * r * m, m))
+
+
+@_sums
+def _rows_total(v: Any, m: Any, rows: Any, part: Any, at: Any) -> None:
+    """Adds the sum of each channel to part, an output, from index `at` on."""
+    if m < NARROW:
+        for i in range(m):
+            add(part, at + i, _sum(v + 4 * i * rows, rows))
+    else:
+        for r in range(rows):
+            for i in range(m):
+                add(part, at + i, np.float64(kept(v, r * m + i)))
+
+
+@_inline
+def _rows_added(v: Any, to: Any, at: Any, stride: Any, index: Any, j0: Any, m: Any, straight: Any, rows: Any) -> None:
+    """Adds to an output what `_rows_out` would write to it."""
+    if m < NARROW:
+        for i in range(m):
+            j = at + (j0 + i if straight else whole(index, j0 + i))
+            for r in range(rows):
+                store(to, j + r * stride, again(to, j + r * stride) + kept(v, i * rows + r))
+        return
+    for r in range(rows):
+        if straight:
+            for i in range(m):
+                j = at + r * stride + j0 + i
+                store(to, j, again(to, j) + kept(v, r * m + i))
+        else:
+            for i in range(m):
+                j = at + r * stride + whole(index, j0 + i)
+                store(to, j, again(to, j) + kept(v, r * m + i))
+
+
 # ---- what the subnet is asked
 
 
@@ -428,19 +539,22 @@ def _ask(job: Any, k: Any) -> None:
     B, C, N, P, first, width, groups = job.B, job.C, job.N, job.P, job.passive, job.width, job.groups
     k0, k1, _ = _share(job, k)
     buffer = scratch()
-    for b in range(B * k0 // groups, B * k1 // groups):
-        if N == 1:
-            for i0 in range(0, P, TILE):
-                m, j0 = min(TILE, P - i0), first + i0
-                _gather(x, b * C, src, j0, m, straight, buffer)
+    start, stop = B * k0 // groups, B * k1 // groups
+    if N == 1:
+        R, F, O = max(ROWS // max(P, 1), 1), scratch(), scratch()  # noqa: E741
+        for b0 in range(start, stop, R):
+            rows = min(R, stop - b0)
+            for i0 in range(0, P, ROWS):
+                m = min(ROWS, P - i0)
+                _rows_in(x, b0 * C, C, src, first + i0, m, straight, rows, buffer)
                 if reverse:
-                    for i in range(m):
-                        v = (kept(buffer, i) - load(table, 2 * C + j0 + i)) * load(table, C + j0 + i)
-                        store(asked, b * width + i0 + i, v)
-                else:
-                    for i in range(m):
-                        store(asked, b * width + i0 + i, kept(buffer, i))
-            continue
+                    if b0 == start or rows < R or m < P:
+                        _rows_affine(table, C, first + i0, m, reverse, rows, F, O)
+                    for n in range(rows * m):
+                        keep(buffer, n, (kept(buffer, n) - kept(O, n)) * kept(F, n))
+                _rows_out(buffer, asked, b0 * width, width, src, i0, m, True, rows)
+        return
+    for b in range(start, stop):
         for j in range(P):
             at, to = (b * C + whole(src, first + j)) * N, (b * width + j) * N
             inv, o = (load(table, C + first + j), load(table, 2 * C + first + j)) if reverse else (f32(1), f32(0))
@@ -464,32 +578,28 @@ def _ask_back(job: Any, share: Any) -> None:
     reverse, straight = job.reverse, job.from_there
     k0, k1, _ = _share(job, share)
     gs, gu = scratch(), scratch()
+    R, F, O = max(ROWS // max(P, 1), 1), scratch(), scratch()  # noqa: E741
     for k in range(k0, k1):
-        for b in range(B * k // groups, B * (k + 1) // groups):
-            if N == 1:
-                for i0 in range(0, P, TILE):
-                    m, j0, of = min(TILE, P - i0), first + i0, b * width + i0
-                    if reverse:
-                        _gather(x, b * C, src, j0, m, straight, gs)
-                        for i in range(m):
-                            inv = load(table, C + j0 + i)
-                            v = load(g, of + i) * inv
-                            keep(gu, i, v)
-                            keep(gs, i, v * ((kept(gs, i) - load(table, 2 * C + j0 + i)) * inv))
-                        for i in range(m):
-                            add(part, 2 * k * C + j0 + i, -np.float64(kept(gs, i)))
-                            add(part, (2 * k + 1) * C + j0 + i, -np.float64(kept(gu, i)))
-                    else:
-                        for i in range(m):
-                            keep(gu, i, load(g, of + i))
-                    if straight:
-                        for i in range(m):
-                            store(gx, b * C + j0 + i, again(gx, b * C + j0 + i) + kept(gu, i))
-                    else:
-                        for i in range(m):
-                            at = b * C + whole(src, j0 + i)
-                            store(gx, at, again(gx, at) + kept(gu, i))
-                continue
+        start, stop = B * k // groups, B * (k + 1) // groups
+        for b0 in range(start, stop if N == 1 else start, R):
+            rows = min(R, stop - b0)
+            for i0 in range(0, P, ROWS):
+                m, j0 = min(ROWS, P - i0), first + i0
+                _rows_in(g, b0 * width, width, src, i0, m, True, rows, gu)
+                if reverse:
+                    _rows_in(x, b0 * C, C, src, j0, m, straight, rows, gs)
+                    if b0 == start or rows < R or m < P:
+                        _rows_affine(table, C, j0, m, reverse, rows, F, O)
+                    for n in range(rows * m):
+                        h = kept(gu, n) * kept(F, n)
+                        keep(gu, n, -h)
+                        keep(gs, n, -h * ((kept(gs, n) - kept(O, n)) * kept(F, n)))
+                    _rows_total(gs, m, rows, part, 2 * k * C + j0)
+                    _rows_total(gu, m, rows, part, (2 * k + 1) * C + j0)
+                    for n in range(rows * m):
+                        keep(gu, n, -kept(gu, n))
+                _rows_added(gu, gx, b0 * C, C, src, j0, m, straight, rows)
+        for b in range(start, start if N == 1 else stop):
             for j in range(first, first + P):
                 at, of = (b * C + whole(src, j)) * N, (b * width + j - first) * N
                 inv, o = (load(table, C + j), load(table, 2 * C + j)) if reverse else (f32(1), f32(0))
@@ -701,11 +811,7 @@ def _couple_back(job: Any, share: Any) -> None:
                             add(part, (2 * k + 1) * C + j, _sum(gu, size))
 
 
-# ---- the same for vectors: N = 1, and rows of channels lie side by side
-#
-# Rows are taken as many at a time as fill a scratch buffer, so that few channels cost no more than many.
-
-ROWS = 512  # numbers of such a buffer that are in use; wider rows are taken in pieces
+# ---- the same of vectors
 
 
 @_kernel
@@ -720,74 +826,62 @@ def couple_rows(jobs: Jobs) -> None:
 @_inline
 def _couple_rows(job: Any, share: Any) -> None:
     x, a, y, src, dst, table = job.x, job.a, job.y, job.src, job.dst, job.table
-    B, C, A, first, groups = job.B, job.C, job.A, job.first, job.groups
+    B, C, A, first, passive, groups = job.B, job.C, job.A, job.first, job.passive, job.groups
     alpha, c, unit, reverse, gin = job.alpha, job.c, job.unit, job.reverse, job.gin
     from_there, to_there = job.from_there, job.to_there
     k0, k1, _ = _share(job, share)
     logs, means = _sums_of(job.logs, B, 1), _means_of(job.means, B)
-    L, Q, T = scratch(), scratch(), scratch()
-    width, P, passive = min(A, ROWS), C - A, 0 if first else A
-    R = ROWS // max(width, 1)
-    stop = B * k1 // groups
-    for b0 in range(B * k0 // groups, stop, max(R, 1)):
-        rows = min(R, stop - b0)
+    L, Q, T, F, O, M = scratch(), scratch(), scratch(), scratch(), scratch(), scratch()  # noqa: E741
+    FP, OP = scratch(), scratch()
+    P, width = C - A, min(A, ROWS)
+    R = max(ROWS // max(width, 1), 1)
+    width_p = min(P, TILE // R)
+    start, stop = B * k0 // groups, B * k1 // groups
+    for b0 in range(start, stop, R):
+        rows, at = min(R, stop - b0), b0 * C
         for r in range(rows):
             logs[b0 + r, 0] = 0.0
         # Wide rows under GIN are swept twice, as their mean is known only at the end.
         for sweep in range(0 if gin and width < A else 1, 2):
             for i0 in range(0, A, max(width, 1)):
-                m = min(width, A - i0)
-                for r in range(rows):
-                    at = (b0 + r) * 2 * A + i0
-                    for i in range(m):
-                        keep(T, r * m + i, load(a, at + i))
+                m, j0 = min(width, A - i0), first + i0
+                _rows_in(a, b0 * 2 * A, 2 * A, src, i0, m, True, rows, T)
                 for n in range(rows * m):
                     keep(L, n, alpha * tanh(c * kept(T, n)))
                 if not gin or sweep == 0 or width == A:
-                    for r in range(rows):
-                        logs[b0 + r, 0] += _sum(L + 4 * r * m, m)
+                    _rows_sum(L, m, rows, job.logs, b0)
                 if sweep == 0:
                     continue
                 if gin:
                     for r in range(rows):
-                        mean = f32(logs[b0 + r, 0] / max(A, 1))
-                        means[b0 + r] = mean
-                        for i in range(m):
-                            keep(L, r * m + i, kept(L, r * m + i) - mean)
-                for r in range(rows):
-                    at, of, j0 = (b0 + r) * C, (b0 + r) * 2 * A + A + i0, first + i0
-                    for i in range(m):
-                        keep(T, r * m + i, load(a, of + i))
-                    _gather(x, at, src, j0, m, from_there, Q + 4 * r * m)
-                    if reverse:
-                        for i in range(m):
-                            q = (kept(Q, r * m + i) - load(table, 2 * C + j0 + i)) * load(table, C + j0 + i)
-                            keep(Q, r * m + i, q)
+                        means[b0 + r] = f32(logs[b0 + r, 0] / A)
+                        keep(M, r, -means[b0 + r])
+                    _rows_plus(L, M, m, rows)
+                _rows_in(a, b0 * 2 * A, 2 * A, src, A + i0, m, True, rows, T)
+                _rows_in(x, at, C, src, j0, m, from_there, rows, Q)
+                if b0 == start or rows < R or width < A:
+                    _rows_affine(table, C, j0, m, reverse, rows, F, O)
                 if reverse:
                     for n in range(rows * m):
-                        keep(Q, n, (kept(Q, n) - unit * kept(T, n)) * exp(-kept(L, n)))
+                        q = (kept(Q, n) - kept(O, n)) * kept(F, n)
+                        keep(Q, n, (q - unit * kept(T, n)) * exp(-kept(L, n)))
                 else:
                     for n in range(rows * m):
-                        keep(Q, n, kept(Q, n) * exp(kept(L, n)) + unit * kept(T, n))
-                for r in range(rows):
-                    at, j0 = (b0 + r) * C, first + i0
-                    if not reverse:
-                        for i in range(m):
-                            u = load(table, j0 + i) * kept(Q, r * m + i) + load(table, 2 * C + j0 + i)
-                            keep(Q, r * m + i, u)
-                    _scatter(Q + 4 * r * m, y, at, dst, j0, m, to_there)
-        for r in range(rows):
-            at = (b0 + r) * C
-            for i0 in range(0, P, TILE):
-                m, j0 = min(TILE, P - i0), passive + i0
-                _gather(x, at, src, j0, m, from_there, Q)
-                if reverse:
-                    for i in range(m):
-                        keep(Q, i, (kept(Q, i) - load(table, 2 * C + j0 + i)) * load(table, C + j0 + i))
-                else:
-                    for i in range(m):
-                        keep(Q, i, load(table, j0 + i) * kept(Q, i) + load(table, 2 * C + j0 + i))
-                _scatter(Q, y, at, dst, j0, m, to_there)
+                        v = kept(Q, n) * exp(kept(L, n)) + unit * kept(T, n)
+                        keep(Q, n, kept(F, n) * v + kept(O, n))
+                _rows_out(Q, y, at, C, dst, j0, m, to_there, rows)
+        for i0 in range(0, P, max(width_p, 1)):
+            m, j0 = min(width_p, P - i0), passive + i0
+            _rows_in(x, at, C, src, j0, m, from_there, rows, Q)
+            if b0 == start or rows < R or width_p < P:
+                _rows_affine(table, C, j0, m, reverse, rows, FP, OP)
+            if reverse:
+                for n in range(rows * m):
+                    keep(Q, n, (kept(Q, n) - kept(OP, n)) * kept(FP, n))
+            else:
+                for n in range(rows * m):
+                    keep(Q, n, kept(FP, n) * kept(Q, n) + kept(OP, n))
+            _rows_out(Q, y, at, C, dst, j0, m, to_there, rows)
 
 
 @_kernel
@@ -803,110 +897,94 @@ def couple_rows_back(jobs: Jobs) -> None:
 def _couple_rows_back(job: Any, share: Any) -> None:
     x, a, g, j_, gx, ga, part = job.x, job.a, job.g, job.j_, job.gx, job.ga, job.part
     src, dst, table, reverse, gin = job.src, job.dst, job.table, job.reverse, job.gin
-    B, C, A, first, groups = job.B, job.C, job.A, job.first, job.groups
+    B, C, A, first, passive, groups = job.B, job.C, job.A, job.first, job.passive, job.groups
     alpha, c, slope, unit = job.alpha, job.c, job.slope, job.unit
     from_there, to_there = job.from_there, job.to_there
     k0, k1, _ = _share(job, share)
     logs, means = _sums_of(job.logs, B, 1), _means_of(job.means, B)
     E, Q, T, H, G, S = scratch(), scratch(), scratch(), scratch(), scratch(), scratch()
-    width, P, passive = min(A, ROWS), C - A, 0 if first else A
-    R = ROWS // max(width, 1)
+    F, O, M, FP, OP = scratch(), scratch(), scratch(), scratch(), scratch()  # noqa: E741
+    P, width = C - A, min(A, ROWS)
+    R = max(ROWS // max(width, 1), 1)
+    width_p = min(P, TILE // R)
     for k in range(k0, k1):
         start, stop = B * k // groups, B * (k + 1) // groups
-        for b0 in range(start, stop, max(R, 1)):
-            rows = min(R, stop - b0)
+        for b0 in range(start, stop, R):
+            rows, at = min(R, stop - b0), b0 * C
             for r in range(rows):
                 logs[b0 + r, 0] = 0.0
             for sweep in range(0 if gin and width < A else 1, 2):
                 for i0 in range(0, A, max(width, 1)):
                     m, j0 = min(width, A - i0), first + i0
-                    for r in range(rows):
-                        at = (b0 + r) * 2 * A + i0
-                        for i in range(m):
-                            keep(S, r * m + i, load(a, at + A + i))
-                        for i in range(m):
-                            keep(T, r * m + i, load(a, at + i))
+                    _rows_in(a, b0 * 2 * A, 2 * A, src, i0, m, True, rows, T)
+                    _rows_in(a, b0 * 2 * A, 2 * A, src, A + i0, m, True, rows, S)
+                    _rows_in(x, at, C, src, j0, m, from_there, rows, Q)
+                    _rows_in(g, at, C, dst, j0, m, to_there, rows, G)
+                    if b0 == start or rows < R or width < A:
+                        _rows_affine(table, C, j0, m, reverse, rows, F, O)
                     for n in range(rows * m):
-                        keep(T, n, tanh(c * kept(T, n)))
-                    for r in range(rows):
-                        at, mean = (b0 + r) * C, means[b0 + r] if gin else f32(0)
-                        for i in range(m):
-                            l = alpha * kept(T, r * m + i) - mean  # noqa: E741
-                            keep(E, r * m + i, -l if reverse else l)
-                        _gather(x, at, src, j0, m, from_there, Q + 4 * r * m)
-                        _gather(g, at, dst, j0, m, to_there, G + 4 * r * m)
-                        if reverse:
-                            for i in range(m):
-                                q = (kept(Q, r * m + i) - load(table, 2 * C + j0 + i)) * load(table, C + j0 + i)
-                                keep(Q, r * m + i, q)
-                            for i in range(m):
-                                keep(H, r * m + i, kept(G, r * m + i))
-                        else:
-                            for i in range(m):
-                                keep(H, r * m + i, kept(G, r * m + i) * load(table, j0 + i))
-                    # From here on gradients: H by q, S by a_t, E by l; forward, Q and G by σ and o.
+                        t = tanh(c * kept(T, n))
+                        keep(T, n, t)
+                        keep(E, n, alpha * t)
+                    if gin:
+                        for r in range(rows):
+                            keep(M, r, -means[b0 + r])
+                        _rows_plus(E, M, m, rows)
+                    # From here on gradients: H by q, S by a_t, E by l, Q by σ, G by o.
                     if reverse:
                         for n in range(rows * m):
-                            q, h = kept(Q, n), kept(H, n) * exp(kept(E, n))
+                            q, f = (kept(Q, n) - kept(O, n)) * kept(F, n), kept(F, n)
+                            h = kept(G, n) * exp(-kept(E, n))
                             keep(E, n, -h * (q - unit * kept(S, n)))
-                            keep(H, n, h)
                             keep(S, n, -unit * h)
+                            keep(H, n, h * f)
+                            keep(Q, n, -h * f * q)
+                            keep(G, n, -h * f)
                     else:
                         for n in range(rows * m):
-                            e, h = exp(kept(E, n)), kept(H, n)
+                            e, h = exp(kept(E, n)), kept(G, n) * kept(F, n)
                             q = kept(Q, n) * e
                             keep(E, n, h * q)
                             keep(Q, n, kept(G, n) * (q + unit * kept(S, n)))
-                            keep(H, n, h * e)
                             keep(S, n, unit * h)
+                            keep(H, n, h * e)
                     if gin and (sweep == 0 or width == A):
-                        for r in range(rows):
-                            logs[b0 + r, 0] += _sum(E + 4 * r * m, m)
+                        _rows_sum(E, m, rows, job.logs, b0)
                     if sweep == 0:
                         continue
                     for r in range(rows):
-                        at, of = (b0 + r) * C, (b0 + r) * 2 * A + i0
                         by = -load(j_, b0 + r) if reverse else load(j_, b0 + r)
-                        if gin:
-                            by = f32(-logs[b0 + r, 0] / max(A, 1))
-                        for i in range(m):
-                            t = kept(T, r * m + i)
-                            store(ga, of + i, slope * (f32(1) - t * t) * (kept(E, r * m + i) + by))
-                        for i in range(m):
-                            store(ga, of + A + i, kept(S, r * m + i))
-                        if reverse:
-                            for i in range(m):
-                                h = kept(H, r * m + i) * load(table, C + j0 + i)
-                                keep(H, r * m + i, h)
-                                add(part, 2 * k * C + j0 + i, -np.float64(h * kept(Q, r * m + i)))
-                                add(part, (2 * k + 1) * C + j0 + i, -np.float64(h))
-                        else:
-                            for i in range(m):
-                                add(part, 2 * k * C + j0 + i, np.float64(kept(Q, r * m + i)))
-                                add(part, (2 * k + 1) * C + j0 + i, np.float64(kept(G, r * m + i)))
-                        _scatter(H + 4 * r * m, gx, at, src, j0, m, from_there)
-        for b in range(start, stop):
-            for i0 in range(0, P, TILE):
-                m, j0 = min(TILE, P - i0), passive + i0
-                _gather(x, b * C, src, j0, m, from_there, Q)
-                _gather(g, b * C, dst, j0, m, to_there, H)
+                        keep(M, r, f32(-logs[b0 + r, 0] / A) if gin else by)
+                    _rows_plus(E, M, m, rows)
+                    for n in range(rows * m):
+                        t = kept(T, n)
+                        keep(E, n, slope * (f32(1) - t * t) * kept(E, n))
+                    _rows_out(E, ga, b0 * 2 * A, 2 * A, src, i0, m, True, rows)
+                    _rows_out(S, ga, b0 * 2 * A, 2 * A, src, A + i0, m, True, rows)
+                    _rows_out(H, gx, at, C, src, j0, m, from_there, rows)
+                    _rows_total(Q, m, rows, part, 2 * k * C + j0)
+                    _rows_total(G, m, rows, part, (2 * k + 1) * C + j0)
+            for i0 in range(0, P, max(width_p, 1)):
+                m, j0 = min(width_p, P - i0), passive + i0
+                _rows_in(x, at, C, src, j0, m, from_there, rows, Q)
+                _rows_in(g, at, C, dst, j0, m, to_there, rows, G)
+                if b0 == start or rows < R or width_p < P:
+                    _rows_affine(table, C, j0, m, reverse, rows, FP, OP)
                 if reverse:
-                    for i in range(m):
-                        inv = load(table, C + j0 + i)
-                        h = kept(H, i) * inv
-                        keep(H, i, h)
-                        keep(G, i, -h)
-                        keep(Q, i, -h * ((kept(Q, i) - load(table, 2 * C + j0 + i)) * inv))
+                    for n in range(rows * m):
+                        f = kept(FP, n)
+                        h = kept(G, n) * f
+                        keep(Q, n, -h * ((kept(Q, n) - kept(OP, n)) * f))
+                        keep(H, n, h)
+                        keep(G, n, -h)
                 else:
-                    for i in range(m):
-                        h = kept(H, i)
-                        keep(G, i, h)
-                        keep(Q, i, h * kept(Q, i))
-                        keep(H, i, load(table, j0 + i) * h)
-                for i in range(m):
-                    add(part, 2 * k * C + j0 + i, np.float64(kept(Q, i)))
-                    add(part, (2 * k + 1) * C + j0 + i, np.float64(kept(G, i)))
-                _scatter(H, gx, b * C, src, j0, m, from_there)
+                    for n in range(rows * m):
+                        h = kept(G, n)
+                        keep(Q, n, h * kept(Q, n))
+                        keep(H, n, kept(FP, n) * h)
+                _rows_out(H, gx, at, C, src, j0, m, from_there, rows)
+                _rows_total(Q, m, rows, part, 2 * k * C + j0)
+                _rows_total(G, m, rows, part, (2 * k + 1) * C + j0)
 
 
 # ---- reflections
