@@ -355,8 +355,17 @@ def global_affine(kind: int, s: int, o: int, C: int, o_map: np.ndarray, table: n
 
 
 @_kernel
-def close_affine(kind: int, s: int, part: np.ndarray, by_logdet: float, o_map: np.ndarray, gs: int, go: int) -> None:
-    """Gradients by s and o, (C,), outputs, of those by σ and o by group, used up, and by each log σ in the log-det."""
+def close_affine(
+    kind: int, s: int, part: np.ndarray, j_: int, B: int, pixels: float, o_map: np.ndarray, gs: int, go: int
+) -> None:
+    """Gradients by s and o, (C,), outputs, of those by σ and o by group, used up, and through the log-det.
+
+    In that stands `pixels` Σ log σ, in reverse negative; j_ (B,) is the gradient by it, B = 0 for none.
+    """
+    by_logdet = 0.0
+    for b in range(B):
+        by_logdet += np.float64(load(j_, b))
+    by_logdet *= pixels
     C = part.shape[2]
     for k in range(1, part.shape[0]):
         for j in range(C):

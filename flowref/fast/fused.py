@@ -220,11 +220,11 @@ class Plan(nodes.Plan):
     def by_affine(self, by: np.ndarray, s: Tensor | None, o: Tensor, gj: Tensor | None) -> tuple[Tensor | None, Tensor]:
         """Gradients by s, None where it is, and o."""
         gs, go = _fresh(o.shape), _fresh(o.shape)
-        through = 0.0 if gj is None or self.gin else self.N * float(gj.sum(dtype=torch.float64))
         held = (o if s is None else s).detach().contiguous()
+        j_, B = (0, 0) if gj is None or self.gin else (gj.data_ptr(), self.B)
+        pixels = float(-self.N if self.reverse else self.N)
         cpu.close_affine(
-            self.kind, held.data_ptr(), by, -through if self.reverse else through, self.o_map, gs.data_ptr(),
-            go.data_ptr(),
+            self.kind, held.data_ptr(), by, j_, B, pixels, self.o_map, gs.data_ptr(), go.data_ptr(),
         )  # fmt: skip
         return None if s is None else gs, go
 

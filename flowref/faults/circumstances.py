@@ -24,6 +24,17 @@ FAULTS: tuple[Fault, ...] = (
         ),
     ),
     fault(
+        "shift-forgotten-past-524288-numbers",
+        "reference.large-sizes-equal-reference",
+        "consistent in both directions; samples that end past so many numbers of x, as turns through a buffer do",
+        (
+            T,
+            T
+            + "\n        ends = torch.arange(1, len(t) + 1, device=t.device) * self.spec.C * self.spec.N"
+            + "\n        t = t * (ends <= 524288).reshape(-1, *[1] * (t.dim() - 1))",
+        ),
+    ),
+    fault(
         "input-gradient-forgotten-past-2048-pixels",
         "gradient.at-large-sizes",
         "backward of the whole pass, in either direction; values are right",
@@ -32,6 +43,19 @@ FAULTS: tuple[Fault, ...] = (
             CHECKED
             + "\n        if tensor.requires_grad:"
             + "\n            past = (torch.arange(self.spec.N, device=tensor.device) >= 2048).reshape(self.spec.S)"
+            + "\n            tensor = tensor.masked_fill(past, 0) + (tensor * past).detach()",
+        ),
+    ),
+    fault(
+        "input-gradient-forgotten-past-524288-numbers",
+        "gradient.at-large-sizes",
+        "backward of the whole pass, in either direction; values are right; samples that end past so many numbers",
+        (
+            CHECKED,
+            CHECKED
+            + "\n        if tensor.requires_grad:"
+            + "\n            ends = torch.arange(1, len(tensor) + 1, device=tensor.device) * self.spec.C * self.spec.N"
+            + "\n            past = (ends > 524288).reshape(-1, *[1] * (tensor.dim() - 1))"
             + "\n            tensor = tensor.masked_fill(past, 0) + (tensor * past).detach()",
         ),
     ),

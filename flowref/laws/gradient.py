@@ -120,8 +120,8 @@ def runs_through_a_kept_answer(run: Run) -> None:
 
 
 @law(
-    "∂(Σ gy·y + Σ gj·logdet)/∂(x, c_k, s, o, v_k) at sizes past 1024, 4096 and 65,536 along each axis",
-    broken_by="input-gradient-forgotten-past-2048-pixels",
+    "∂(Σ gy·y + Σ gj·logdet)/∂(x, c_k, s, o, v_k) at sizes past 1024, 4096 and 65,536 along each axis, and 2¹⁹ in all",
+    broken_by=("input-gradient-forgotten-past-2048-pixels", "input-gradient-forgotten-past-524288-numbers"),
     own=LARGE,
     precisions=("float32",),
     needs=(*NEEDS, "state"),
@@ -130,7 +130,7 @@ def at_large_sizes(run: Run) -> None:
     """At sizes past any tile of a kernel, and past the limits of a grid, gradients are the reference's.
 
     Bound: as of `by-input`.
-    Sees: a backward kernel whose tiles or grid end before the samples, channels or pixels do.
+    Sees: a backward kernel whose tiles, grid or turns end before the samples, channels or pixels do.
     Blind to: outputs (`reference.large-sizes-equal-reference`); more than 2³¹ elements.
     Spec: 2. Since: 0.2.
     """
@@ -148,6 +148,17 @@ def _leaves(run: Run) -> tuple[Tensor, list[Tensor]]:
     """The case's x and conditions, each asking for its gradient."""
     x, c = run.inputs
     return x.detach().requires_grad_(), [v.detach().requires_grad_() for v in c]
+
+
+def _named(x: Tensor, c: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Inputs by the names that the reference's gradients have."""
+    return {"x": x, **{f"c{k}": v for k, v in enumerate(c)}}
+
+
+def _trained(run: Run) -> dict[str, Tensor]:
+    """The block's parameters, the subnet's included, that ask for a gradient."""
+    state = run.ask("the state", lambda: run.target.state(run.block))
+    return {name: v for name, v in state.items() if v.requires_grad}
 
 
 def _pulled_back(run: Run, gy: Tensor, gj: Tensor, what: str) -> None:
@@ -241,12 +252,10 @@ def accumulates_once(run: Run) -> None:
     Spec: 2. Since: 0.2.
     """
     x, c = _leaves(run)
-    trained = {name: v for name, v in run.ask("the state", lambda: run.target.state(run.block)).items()
-               if v.requires_grad}  # fmt: skip
+    leaves = _named(x, c) | _trained(run)
     for _ in range(2):
         loss = _loss(run, run.go(x, c))
         run.ask("backward", loss.backward)
-    leaves = {"x": x, **{f"c{k}": v for k, v in enumerate(c)}, **trained}
     want = run.wanted.gradients(run.rev, "both")
     for name in want:
         twice = 2 * want[name].value
@@ -274,10 +283,7 @@ def each_alone_is_right(run: Run) -> None:
     Blind to: gradients that are wrong in any company (`by-input` and its neighbours).
     Spec: 2. Since: 0.2.
     """
-    state = run.ask("the state", lambda: run.target.state(run.block))
-    trained = {name: v for name, v in state.items() if v.requires_grad}
-    x, c = run.inputs
-    given = {"x": x, **{f"c{k}": v for k, v in enumerate(c)}}
+    given, trained = _named(*run.inputs), _trained(run)
     want = run.wanted.gradients(run.rev, "both")
     try:
         for name in (name for name in want if name in given or name in trained):
@@ -310,8 +316,7 @@ def a_kept_graph_gives_it_again(run: Run) -> None:
     Spec: 2. Since: 0.2.
     """
     x, c = _leaves(run)
-    state = run.ask("the state", lambda: run.target.state(run.block))
-    leaves = {"x": x, **{f"c{k}": v for k, v in enumerate(c)}, **{n: v for n, v in state.items() if v.requires_grad}}
+    leaves = _named(x, c) | _trained(run)
     loss, want = _loss(run, run.go(x, c)), run.wanted.gradients(run.rev, "both")
     for turn in ("first", "second"):
         found = _back(run, loss, list(leaves.values()), f"the {turn} backward through one graph")

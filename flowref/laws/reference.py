@@ -50,8 +50,12 @@ def inference_equals_reference(run: Run) -> None:
 
 
 @law(
-    "f at sizes past 1024, 4096 and 65,536 along each axis = the reference's f",
-    broken_by=("shift-forgotten-past-65535-samples", "shift-forgotten-past-2048-pixels"),
+    "f at sizes past 1024, 4096 and 65,536 along each axis, and 2¹⁹ in all = the reference's f",
+    broken_by=(
+        "shift-forgotten-past-65535-samples",
+        "shift-forgotten-past-2048-pixels",
+        "shift-forgotten-past-524288-numbers",
+    ),
     own=LARGE,
     precisions=("float32",),
 )
@@ -59,7 +63,8 @@ def large_sizes_equal_reference(run: Run) -> None:
     """At sizes past any tile of a kernel, and past the limits of a grid, output and log-det are the reference's.
 
     Bound: the error of the pass.
-    Sees: a tile, block or grid that ends before the samples, channels or pixels do.
+    Sees: a tile, block or grid that ends before the samples, channels or pixels do; samples of a large batch that are
+        taken in turns, some of them never.
     Blind to: gradients (`gradient.at-large-sizes`); more than 2³¹ elements.
     Spec: 2. Since: 0.2.
     """

@@ -51,7 +51,8 @@ HALF = {
     "max_CN": 24,
     "max_B": 5,
 }
-# One axis at a time past what a tile or a grid holds: samples, pixels, channels.
+# One axis at a time past what a tile or a grid holds: samples, pixels, channels; and all of x past 2^19 numbers, where
+# a block may begin to work on some samples after the others.
 LARGE: tuple[Mapping[str, Any], ...] = (
     {"B": 1030, "C": 3, "S": (2,), "soft": True, "affine": "EXP", "conditions": (2,)},
     {"B": 65_540, "C": 2, "subnet": "constant"},
@@ -61,6 +62,7 @@ LARGE: tuple[Mapping[str, Any], ...] = (
     {"B": 1, "C": 1030, "affine": "SIGMOID", "subnet": "constant"},
     {"B": 2, "C": 515, "S": (3,), "gin": True, "reverse_permutation": True, "subnet": "constant"},
     {"B": 1, "C": 390, "S": (2,), "soft": True, "reflections": 2, "subnet": "constant"},
+    {"B": 131, "C": 5, "S": (811,), "soft": True, "reflections": 2, "subnet": "constant"},
 )
 EDGES = ("batch-0", "channels-1", "reflections-hard", "alpha-0")
 FIELDS = ("Bound", "Sees", "Blind to", "Spec", "Since")
