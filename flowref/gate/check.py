@@ -12,8 +12,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import flowref
@@ -70,10 +72,11 @@ def run(settings: Settings, workers: str, first: bool, show: Show) -> tuple[Evid
                 start_new_session=True,
             )
             reader = Reader(path, token)
-            try:
-                _follow(child, reader, settings, show)
-            finally:
-                _end(child)
+            with _terminable():
+                try:
+                    _follow(child, reader, settings, show)
+                finally:
+                    _end(child)
         for _ in reader.read():
             pass
         tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-40:]
@@ -92,8 +95,29 @@ def _follow(child: subprocess.Popen[bytes], reader: Reader, settings: Settings, 
                 _note(reader.evidence, "internal", f"Nothing was judged for {patience:.0f} s.")
                 return
             time.sleep(POLL)
-    except KeyboardInterrupt:
-        _note(reader.evidence, "interrupted", "Ctrl-C")
+    except KeyboardInterrupt as interrupt:
+        _note(reader.evidence, "interrupted", "SIGTERM" if isinstance(interrupt, Terminated) else "Ctrl-C")
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which a CI runner sends at the end of its patience."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM meanwhile ends the child and shows what was found, as Ctrl-C does; only the main thread can be told."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def told(number: int, frame: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, told)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

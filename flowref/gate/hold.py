@@ -80,6 +80,23 @@ class Pass:
         return case.edge == self.edge and bool(case.spec.learned_householder_permutation) not in self.closed
 
 
+class Clock:
+    """The time that nightly has for a process's items: what one leaves of its share, those that follow have."""
+
+    def __init__(self, seconds: float, shares: int) -> None:
+        self.even, self.left = seconds / max(1, shares), shares
+        self._end = time.monotonic() + seconds
+
+    def next(self) -> None:
+        """An item begins."""
+        self.left -= 1
+
+    def share(self) -> float:
+        """Seconds for a search of this item: a quarter to four times an even share."""
+        fair = (self._end - time.monotonic()) / (max(0, self.left) + 1)
+        return min(max(fair, self.even / 4), 4 * self.even)
+
+
 class Judge:
     """Judges items, one process's share of a run."""
 
@@ -88,7 +105,7 @@ class Judge:
         self.settings, self.watch, self.canary = settings, Watch(settings.call_timeout), Canary()
         self.known = known.read(settings.known_failures) if settings.known_failures else []
         self.seed = settings.budget.seed or (seed if settings.budget.fresh else 0)
-        self.seconds = settings.budget.seconds / max(1, shares)  # nightly: what each item is given
+        self.clock = Clock(settings.budget.seconds, shares)
         self.finished = Finished()
         self._targets: dict[str, Counted | str] = {}
         self._closed: dict[tuple[Any, ...], bool] = {}
@@ -96,6 +113,7 @@ class Judge:
     def judge(self, item: Item) -> Record:
         """The record of one item. Raises only on our own mistakes."""
         begin = time.perf_counter()
+        self.clock.next()
         target = self._target(item.target)
         _settle()
         record: Record = {"law": item.law.id, "target": item.target, "device": item.device, "precision": item.precision}
@@ -251,7 +269,7 @@ class Judge:
             examples=each.examples,
             seed=trial.seed + self.seed,
             shrink=self.settings.shrink,
-            until=time.monotonic() + self.seconds if budget.fresh else None,
+            until=time.monotonic() + self.clock.share() if budget.fresh else None,
             database=DirectoryBasedExampleDatabase(".flowref/examples") if budget.fresh else None,
         )
 

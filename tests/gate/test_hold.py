@@ -236,3 +236,17 @@ def test_a_switch_that_an_earlier_pass_has_moved_is_still_seen(id: str) -> None:
         hold._settle()
 
     assert statuses == ["held", "broken"]
+
+
+def test_what_an_item_leaves_of_its_share_is_had_by_those_that_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(hold.time, "monotonic", lambda: now[0])
+    clock = hold.Clock(100.0, 10)
+    shares = []
+    for used in (2.0, 2.0, None, 0.0, 60.0, None, None, None, None, None, None):  # None: all that it is given
+        clock.next()
+        shares.append(round(clock.share(), 2))
+        now[0] += shares[-1] if used is None else used
+
+    # Ten each; what the first two left, in parts; less after one that took too long, and a quarter where none is left.
+    assert shares == [10, 10.89, 12, 12, 14, 4.8, 4.8, 4.8, 4.8, 4.8, 2.5]

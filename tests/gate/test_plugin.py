@@ -127,18 +127,22 @@ def test_properties_hold_one_thin_test_a_family() -> None:
         assert re.search(rf'law_family\("{family}"\)\ndef test_{family}\(', text), family
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGINT"), reason="no signals here")
-def test_interrupted_ends_with_2(tmp_path: Path) -> None:
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="who started whom is read from Linux's /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_ends_with_2_and_leaves_no_process_behind(tmp_path: Path, number: signal.Signals) -> None:
+    """By Ctrl-C, or as a CI runner does at its time limit."""
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "flowref.cli", "check", "-n", "1", *LAWS]
 
     child = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     child.stdout.readline()
-    child.send_signal(signal.SIGINT)
+    started = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
+    child.send_signal(number)
     out, _ = child.communicate(timeout=60)
 
     assert (child.returncode, out.splitlines()[-1]) == (2, "No verdict: interrupted before every law was judged.")
+    assert started and not [pid for pid in started if Path("/proc", pid).exists()]
 
 
 def test_nightly_ends_when_its_time_is_over_and_says_how_to_repeat_it(
