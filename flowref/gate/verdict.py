@@ -2,7 +2,7 @@
 
     0   every law held, or failed as known, and evidence is complete
     1   a law is broken, or a known failure is gone
-    2   interrupted
+    2   interrupted, by Ctrl-C or SIGTERM; what was found until then is shown
     3   internal error, a worker died, the judge was tampered with
     4   the command or the target cannot be used
     5   no evidence: nothing ran, the target never answered, a law or a required regime was not met
