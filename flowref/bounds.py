@@ -146,6 +146,12 @@ class Bounded:
     def new_zeros(self, *shape: Any) -> Bounded:
         return exact(self.value.new_zeros(*shape), self.arith)
 
+    def shared(self) -> Bounded:
+        """What is in float32 as it is in float64: the error shrinks in proportion to u; not behind a bent tanh."""
+        by = math.inf if self.arith.bent else FLOAT64.u / FLOAT32.u
+        norm = None if self.norm is None else self.norm * by
+        return Bounded(FLOAT64, self.value, self.error * by, self.size, norm=norm, depth=self.depth)
+
     def stored(self) -> Bounded:
         """The value as it leaves one pass and enters the next: nothing can be rearranged across that."""
         return Bounded(self.arith, self.value, self.error, norm=self.norm)
@@ -170,12 +176,26 @@ def exact(value: Tensor, arith: Arithmetic = FLOAT32) -> Bounded:
 
 
 def _both(a: Any, b: Any) -> tuple[Bounded, Bounded]:
-    """Two operands as Bounded; a tensor or number beside a Bounded is exact."""
-    arith = b.arith if not isinstance(a, Bounded) or (isinstance(b, Bounded) and b.arith.bent) else a.arith
-    lift = lambda x: x if isinstance(x, Bounded) else exact(torch.as_tensor(x, dtype=torch.float64), arith)  # noqa: E731
-    a, b = lift(a), lift(b)
-    a.arith = b.arith = arith
-    return a, b
+    """Two operands as Bounded; a tensor or number beside a Bounded is exact.
+
+    Raises TypeError for two arithmetics, since their errors have different units.
+    """
+    one, other = (v.arith if isinstance(v, Bounded) else None for v in (a, b))
+    if one and other and one.name != other.name:
+        raise TypeError(
+            f"a value in {one.name} meets one in {other.name}: the error of their result would be neither's."
+        )
+    arith = other if one is None or (other is not None and other.bent) else one
+    assert arith is not None
+    return _lifted(a, arith), _lifted(b, arith)
+
+
+def _lifted(v: Any, arith: Arithmetic) -> Bounded:
+    if not isinstance(v, Bounded):
+        return exact(torch.as_tensor(v, dtype=torch.float64), arith)
+    if v.arith is arith or v.arith == arith:
+        return v
+    return Bounded(arith, v.value, v.error, v.size, norm=v.norm, depth=v.depth)
 
 
 def _flushed(arith: Arithmetic, value: Tensor, error: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -215,6 +216,24 @@ def test_a_determinant_moves_no_more_than_its_rule_says() -> None:
         assert float(abs(first - second)) <= logdet_error(J, E) + rounding
     assert logdet_error(torch.zeros(0, 0), torch.zeros(0, 0)) == 0
     assert logdet_error(torch.eye(2), torch.ones(2, 2)) == math.inf
+
+
+def test_values_of_two_arithmetics_are_in_no_formula_together() -> None:
+    """The error of the one would be taken for that of the other, 2²⁹ times too small or too large."""
+    one, other = exact(torch.ones(2), FLOAT32), exact(torch.ones(2), FLOAT64)
+
+    with pytest.raises(TypeError, match="a value in float64 meets one in float32"):
+        other + one
+    assert (one.shared() + other).arith is FLOAT64
+
+
+def test_what_meets_a_bent_value_stays_as_it_is() -> None:
+    certain = exact(torch.ones(2))
+    bent = Bounded(replace(FLOAT32, bent=True), torch.ones(2), torch.full((2,), 0.5))
+
+    assert (certain * bent).arith.bent and (bent - certain).arith.bent
+    assert not certain.arith.bent
+    assert bent.shared().error.isinf().all() and not certain.shared().error.any()
 
 
 def test_an_operation_without_a_rule_is_refused_by_name() -> None:

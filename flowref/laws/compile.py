@@ -158,10 +158,11 @@ def second_backward_is_right(run: Run) -> None:
         return torch.autograd.grad(by, [state[name] for name in names], allow_unused=True)
 
     g_x = run.wanted.gradients(False, "output")["x"]
-    _, active = split(spec, exact(v) * g_x)
+    own = exact(v, g_x.arith)
+    _, active = split(spec, own * g_x)
     by_a = coefficients_pullback(spec, active, 0 * active, one.tanh)
     want = (
-        channel_dot(spec, exact(v), g_x) / one.sigma * one.dsigma,
+        channel_dot(spec, own, g_x) / one.sigma * one.dsigma,
         torch.sum(by_a, dim=(0, *range(2, run.case.x.ndim))),
     )
     for found in _asked(run, "a second backward", twice):

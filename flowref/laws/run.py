@@ -126,6 +126,7 @@ class Shared:
     """What float64 is judged by: float32's passes, whose bounds shrink in proportion to u, or its own where they don't.
 
     A bound is convex in u, so a share of it serves, except behind a tanh whose argument was uncertain (`Bounded.bent`).
+    Either way what is given is in float64, so that all of it may stand in one formula.
     """
 
     def __init__(self, case: Case) -> None:
@@ -133,7 +134,9 @@ class Shared:
 
     def _either(self, ask: Callable[[Wanted], Any], bent: Callable[[Any], bool]) -> Any:
         found = ask(wanted(self._case, FLOAT32))
-        return ask(wanted(self._case, FLOAT64)) if bent(found) else found
+        if bent(found):
+            return ask(wanted(self._case, FLOAT64))
+        return {name: g.shared() for name, g in found.items()} if isinstance(found, dict) else SharedPass(found)
 
     def go(self, rev: bool) -> Pass:
         return self._either(lambda w: w.go(rev), lambda one: one.out.arith.bent)
@@ -143,6 +146,19 @@ class Shared:
 
     def gradients(self, rev: bool, kind: str) -> dict[str, Bounded]:
         return self._either(lambda w: w.gradients(rev, kind), lambda found: any(g.arith.bent for g in found.values()))
+
+
+class SharedPass:
+    """What a pass computed in float32, as float64 is judged by it."""
+
+    def __init__(self, one: Pass) -> None:
+        self._one = one
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._one, name)
+        if isinstance(value, (list, tuple)):
+            return [v.shared() for v in value]
+        return value.shared() if isinstance(value, Bounded) else value
 
 
 def incoming(case: Case, kind: str) -> tuple[Tensor, Tensor]:
@@ -257,14 +273,11 @@ class Run:
     def bound(self, want: Bounded) -> Tensor:
         """The largest difference that arithmetic in the target's precision can produce here.
 
-        In float64 the reference rounds too, so the bound counts twice; where a tanh's argument was too uncertain in
-        float32 for a share of that bound to serve, nothing is decided.
+        In float64 the reference rounds too, so the bound counts twice.
         """
         if self.precision != "float64":
             return want.error
-        if want.arith.u == FLOAT64.u:
-            return 2 * want.error
-        return torch.full_like(want.error, math.inf) if want.arith.bent else 2 * want.error * (FLOAT64.u / FLOAT32.u)
+        return 2 * (want if want.arith.name == FLOAT64.name else want.shared()).error
 
     # The target's side.
 
