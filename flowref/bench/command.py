@@ -21,7 +21,9 @@ from flowref.bench.contenders import BESIDE, COMPILED, Contender
 from flowref.bench.presets import KINDS, PASSES, PRESETS, Size
 from flowref.bench.results import Run
 from flowref.gate import progress
+from flowref.gate.findings import findings
 from flowref.gate.options import DEVICES, Unusable, one_of
+from flowref.gate.report.message import message
 from flowref.gate.verdict import BROKEN, HELD, INTERRUPTED, NO_EVIDENCE
 
 BUSY = 0.5  # load average a core above which ratios scatter
@@ -80,6 +82,8 @@ class Bench:
             sizes = tuple(map(Size.parse, asked.shapes.split(",")))
             self.preset = replace(self.preset, series={"": sizes})
         self.device = _device(asked)
+        for name, file in (("--json", asked.json), ("--plot", asked.plot)):
+            _check_place(name, file)
         self.threads = 1 if asked.cpu_time else asked.threads or torch.get_num_threads()
         self.timer = timing.cuda if self.device == "cuda" else timing.processor if asked.cpu_time else timing.wall
         wanted = [BESIDE[name] for name in _words("--beside", asked.beside, self.preset.beside, tuple(BESIDE))]
@@ -137,13 +141,15 @@ class Bench:
                 continue
             self.say(f"smoke: {one.name}")
             with progress.shown_on(self.console) as show:
-                verdict = contenders.smoke(one, self.device, show)
+                evidence, verdict = contenders.smoke(one, self.device, show)
             if verdict.code == INTERRUPTED:
                 raise KeyboardInterrupt
             if verdict.code == HELD:
                 found.contenders[one.name] = verdict.sentence
             else:
                 found.refused[one.name] = f"{verdict.sentence} (flowref check {one.text} --profile smoke)"
+                for finding in findings(evidence.records)[:1]:
+                    self.say(message(finding.records[0]))
         if "anomalib" in found.contenders and COMPILED in self.contenders:
             found.contenders[COMPILED.name] = "as anomalib"
         self.contenders = [one for one in self.contenders if one.name in found.contenders]
@@ -161,6 +167,12 @@ class Bench:
 def _words(name: str, text: str | None, otherwise: tuple[str, ...], known: tuple[str, ...]) -> tuple[str, ...]:
     """The words of a list joined by commas. Raises Unusable."""
     return tuple(dict.fromkeys(one_of(name, word, known) for word in text.split(","))) if text else otherwise
+
+
+def _check_place(name: str, text: str | None) -> None:
+    """Raises Unusable where no file can be written there: a run that can't keep what it measures is not begun."""
+    if text and (Path(text).is_dir() or not os.access(Path(text).parent, os.W_OK)):
+        raise Unusable(f"{name}={text!r}: no file can be written there. Give one in a folder that is there.")
 
 
 def _device(asked: Asked) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from flowref.fast import choice
 from flowref.gate import check
+from flowref.gate.evidence import Evidence
 from flowref.gate.options import DEFAULT_TARGET, Settings, Unusable
 from flowref.gate.verdict import Verdict
 from flowref.targets import Target, TargetError, resolve
@@ -94,9 +95,9 @@ def kernels(device: str) -> str:
         return choice.kernels(device)
 
 
-def smoke(contender: Contender, device: str, show: check.Show) -> Verdict:
-    """The gate's verdict, in the profile smoke, up to the first broken law."""
+def smoke(contender: Contender, device: str, show: check.Show) -> tuple[Evidence, Verdict]:
+    """The gate's evidence and verdict, in the profile smoke, up to the first broken law."""
     options = {"--target": [contender.text], "--dialect": contender.dialect, "--known-failures": contender.known}
     settings = Settings.read((options | {"--profile": "smoke", "--device": device, "--no-shrink": True}).get)
     with form_of(contender):
-        return check.run(settings, "auto", True, show)[1]
+        return check.run(settings, "auto", True, show)[:2]

@@ -37,6 +37,7 @@ EXPLAINED: dict[str, tuple[str, ...]] = {
     "error.refused-conditions": ("error.refused-inputs",),
     # A Jacobian is taken of a batch of copies.
     "logdet.equals-jacobian": ("batch.samples-are-independent", "logdet.independent-of-the-batch"),
+    "gin.preserves-volume": ("batch.samples-are-independent", "logdet.independent-of-the-batch"),
     # What one pass leaves behind, another finds.
     "purity.a-pass-inside-a-pass-takes-no-gradient": ("purity.a-pass-inside-a-pass-is-harmless",),
     "purity.nothing-stays-alive": ("purity.outputs-are-the-callers",),

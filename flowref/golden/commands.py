@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 from flowref.cases.files import FileError
 from flowref.gate.options import DIALECTS, Unusable, one_of
 from flowref.golden import own
-from flowref.golden.generate import Show, check_folder, compute, write
+from flowref.golden.generate import Show, check_folder, compute, ids_of, write
 from flowref.golden.listing import LISTING
 from flowref.golden.reading import FOLDER, Golden
 from flowref.golden.verify import BROKEN, HELD, Say, against_rules, against_target
@@ -38,8 +38,11 @@ def generate(out: str, spec: str | None, replace: bool, workers: str, console: C
         raise AssertionError(
             f"a bound lies within {margin:.3g} of a step of its rounding: change a seed of the listing"
         )
+    lost = ids_of(Path(out)) - {v.id for v in vectors}
     written, same = write(vectors, Path(out), replace)
     _say(console)(f"{out}: {len(vectors)} vectors; {written} files written, {same} were there with the same bytes.")
+    if lost:
+        _say(console)(f"Dropped, as --replace says: {', '.join(sorted(lost))}.")
     return HELD
 
 

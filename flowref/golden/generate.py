@@ -79,6 +79,14 @@ def _is_ours(folder: Path) -> bool:
     return isinstance(head, dict) and str(head.get("format")).startswith("flowref-golden-")
 
 
+def ids_of(folder: Path) -> set[str]:
+    """Of the vectors that a set says it has."""
+    try:
+        return {str(entry["id"]) for entry in json.loads((folder / MANIFEST).read_bytes())["vectors"]}
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return set()
+
+
 def write(vectors: Sequence[Vector], folder: Path, replace: bool) -> tuple[int, int]:
     """How many files were written, and how many were there with these very bytes. Raises Unusable, all or nothing."""
     check_folder(folder)
@@ -86,7 +94,10 @@ def write(vectors: Sequence[Vector], folder: Path, replace: bool) -> tuple[int, 
     there = {name for name in NAMES if (folder / name).exists()}
     same = {name for name in there & set(content) if (folder / name).read_bytes() == content[name]}
     if (differ := sorted(there - same)) and not replace:
-        raise Unusable(f"{folder / differ[0]} differs from what would be written. Nothing was: --replace does it.")
+        lost = sorted(ids_of(folder) - {v.id for v in vectors})
+        also = f", and drops {len(lost)} vectors that are there, such as {lost[0]}" if lost else ""
+        text = f"{folder / differ[0]} differs from what would be written. Nothing was: --replace does it"
+        raise Unusable(f"{text}{also}.")
     folder.mkdir(parents=True, exist_ok=True)
     for name in content:
         if name not in same:

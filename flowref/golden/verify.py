@@ -109,6 +109,10 @@ def against_target(golden: Golden, target: Target, skip: Sequence[str], device: 
     _table(results, say)
     broken = [r for r in results if r.failures]
     _failures(broken, say)
+    if not own and golden.vectors:
+        there = ", ".join(sorted({v.entry["spec"]["dialect"] for v in golden.vectors}))
+        say(f"\nNo evidence: no vector is of the dialect {target.dialect}, but of {there}. Name it with --dialect.")
+        return NO_EVIDENCE
     if not results or all(r.raised == len(PRECISIONS) * len(DIRECTIONS) for r in results):
         say("\nNo evidence: " + ("every pass raised." if results else "no vector was judged."))
         return NO_EVIDENCE
@@ -161,7 +165,8 @@ def against_rules(golden: Golden, sample: int, say: Say) -> int:
     chosen = golden.vectors[:: max(1, len(golden.vectors) // max(sample, 1))][:sample]
     for vector in chosen:
         check_numbers(golden, vector)
-    say(f"{len(chosen)} of them computed again: the same bits.")
+    more = "" if len(chosen) == len(golden.vectors) else f" The others were not: --sample {len(golden.vectors)} is all."
+    say(f"{len(chosen)} of them computed again: the same bits.{more}")
     return HELD
 
 
@@ -173,5 +178,5 @@ def check_numbers(golden: Golden, vector: Vector) -> None:
         differs = got.view(np.int64) != want.view(np.int64)
         if differs.any():
             at = tuple(int(i) for i in np.argwhere(differs)[0])
-            problem = f"{vector.id}/{name}{list(at)} is {got[at]!r}, and computed again {want[at]!r}"
+            problem = f"{vector.id}/{name}{list(at)} is {float(got[at])!r}, and computed again {float(want[at])!r}"
             damaged(golden.folder / vector.entry["file"], problem)

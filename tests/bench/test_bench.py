@@ -22,6 +22,7 @@ from flowref.bench.contenders import BESIDE, Contender
 from flowref.bench.flow import Copy, Flow
 from flowref.bench.presets import KINDS, PASSES, PRESETS, USUAL, Size
 from flowref.bench.results import Cell, Run
+from flowref.gate.evidence import Evidence
 from flowref.gate.options import Unusable
 from flowref.gate.verdict import Verdict
 
@@ -63,9 +64,9 @@ def judge(monkeypatch: pytest.MonkeyPatch, verdicts: Callable[[Contender], Verdi
     """In place of the gate; who was judged."""
     judged: list[Contender] = []
 
-    def smoke(one: Contender, device: str, show: Any) -> Verdict:
+    def smoke(one: Contender, device: str, show: Any) -> tuple[Evidence, Verdict]:
         judged.append(one)
-        return verdicts(one)
+        return Evidence(), verdicts(one)
 
     monkeypatch.setattr(contenders, "smoke", smoke)
     return judged
@@ -86,6 +87,8 @@ def judge(monkeypatch: pytest.MonkeyPatch, verdicts: Callable[[Contender], Verdi
         ({"shapes": "0@4"}, "0@4", "CHANNELS"),
         ({"device": "gpu"}, "gpu", "need one of auto, cpu, cuda"),
         ({"plot": "out.pdf"}, "out.pdf", ".png or .svg"),
+        ({"json": "none/out.json"}, "none/out.json", "Give one in a folder that is there"),
+        ({"plot": "none/out.svg"}, "none/out.svg", "Give one in a folder that is there"),
         ({"compare": "none.json"}, "none.json", "Give a file that --json wrote"),
         ({"targets": ("flowref.fast:AllInOneBlok",)}, "AllInOneBlok", "Did you mean"),
     ],
@@ -357,9 +360,11 @@ def test_the_gate_itself_holds_no_wrong_block(monkeypatch: pytest.MonkeyPatch, m
     one = lambda settings, workers, first, show: whole(replace(settings, laws=law), "1", first, show)  # noqa: E731
     monkeypatch.setattr(contenders.check, "run", one)
 
-    verdict = contenders.smoke(Contender.of(f"{mine}:Wrong"), "cpu", lambda evidence, elapsed: None)
+    code, out = ran(replace(SMALL, targets=(f"{mine}:Wrong",), unverified=False), 200)
 
-    assert verdict.code == 1 and verdict.sentence.startswith("Broken: ")
+    assert code == 1
+    shown = out.index("BROKEN inverse.exact-where-the-arithmetic-is-exact")
+    assert out.index("flowref replay ") > shown and out.index("Broken: 1 finding") > shown
 
 
 def test_without_verdicts_everything_says_so(tmp_path: Path) -> None:

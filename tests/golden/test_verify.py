@@ -94,6 +94,14 @@ def test_nothing_judged_is_no_evidence(golden):
     assert (code, said.splitlines()[-1]) == (5, "No evidence: no vector was judged.")
 
 
+def test_a_set_without_vectors_of_the_dialect_names_those_that_it_has(golden):
+    others = [v for v in golden.vectors if v.entry["spec"]["dialect"] == "freia-main"]
+    code, said = run(Golden(golden.folder, others[:2]), Module(PlainBlock, name="block"))
+
+    assert code == 5
+    assert said.splitlines()[-1].endswith("dialect anomalib, but of freia-main. Name it with --dialect.")
+
+
 class NoEmptyBatch(PlainBlock):
     def forward(self, x, *given, **more):
         if not len(x[0]):
