@@ -157,6 +157,8 @@ class AllInOneBlock(Base):
         work = torch.float32 if owned in (torch.float16, torch.bfloat16) else owned
 
         state = self._state
+        if any(v is not None and v.device != z.device for v in state):
+            raise self._scattered(z.device)  # torch itself may read a meta tensor as if it had numbers
         fused = _kernels(state, (z, *conditions))
         if fused is not None:
             return fused.run(self.spec, state, z, conditions, self._ask, reverse)
@@ -217,6 +219,15 @@ class AllInOneBlock(Base):
                     f"(under autocast another floating one may come). Convert the one or the other with .to()."
                 )
         return held[0], tuple(held[1:])
+
+    def _scattered(self, device: torch.device) -> RuntimeError:
+        """What is wrong where not all of the block's tensors are on this device."""
+        held = (*self.named_parameters(recurse=False), *self.named_buffers(recurse=False))
+        named = next((f"{name} is on {v.device}" for name, v in held if v.device != device), "a part is elsewhere")
+        return RuntimeError(
+            f"{named}: expected {device}, where the rest of the block is. Move the whole block with .to(), or load "
+            f"what is still on meta."
+        )
 
     def _ask(self, asked: Tensor) -> Tensor:
         """The subnet's answer, where it has the one shape that needs no broadcasting."""
@@ -370,20 +381,20 @@ def _full_precision(x: Tensor) -> AbstractContextManager[Any]:
 
 def _kernels(state: eager.State, given: Sequence[Tensor]) -> Any:
     """The module that runs a pass on these inputs with compiled kernels, or None where the eager form serves."""
-    device = given[0].device
+    device = given[0].device.type
     if torch.compiler.is_compiling() or not len(given[0]):
         return None
     for v in (*given, *state):
-        if v is not None and (type(v) not in PLAIN or v.layout is not torch.strided or v.device != device):
+        if v is not None and (type(v) not in PLAIN or v.layout is not torch.strided):
             return None
         if v is not None and v.dtype is not torch.int64 and (v.dtype is not torch.float32 or v.is_neg()):
             return None
     # W is no part of what the kernels differentiate by.
     if state.there.requires_grad or state.back.requires_grad or _transformed():
         return None
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+    if device == "cuda" and torch.cuda.is_current_stream_capturing():
         return None  # a graph can hold no wait for the device, and no kernel that is compiled or loaded meanwhile
-    return choice.module(device.type)
+    return choice.module(device)
 
 
 def _transformed() -> bool:

@@ -69,6 +69,19 @@ def test_a_wrong_call_is_refused_by_the_block_and_named(block, call, rev):
     assert not inside.raised
 
 
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [({"permute_soft": True}, "w_perm"), ({}, "w_perm_inv"), ({"learned_householder_permutation": 2}, "w_0")],
+)
+def test_a_block_of_which_a_part_is_on_another_device_is_refused(block, flags, name):
+    """torch's own product with a matrix on meta answers with numbers, whatever the memory held."""
+    made = block((4,), **flags)
+    setattr(made, name, nn.Parameter(getattr(made, name).detach().to("meta"), requires_grad=False))
+
+    with pytest.raises(RuntimeError, match=f"^{name} is on meta: expected cpu, where the rest of the block is. Move"):
+        made([ones(2, 4)], rev=True)
+
+
 def test_an_input_that_is_no_floating_number_is_refused_under_autocast_too(block):
     with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(TypeError, match="torch.int64"):
         block((4,))([ones(2, 4).long()])
