@@ -13,6 +13,8 @@ Tensors are handed over as addresses, shapes as numbers. A kernel works on the g
 it is given, so that threads share nothing that they write. Group k of n holds the samples kB/n to (k+1)B/n; what is
 summed over samples is summed by group and then over groups, always in float64.
 All indices are 64 bits wide. Nothing is written but what an argument's line calls an output.
+
+All of it is in this file: Numba's cache on disk compares a kernel with the file that it stands in, and with no other.
 """
 
 from __future__ import annotations
@@ -20,12 +22,11 @@ from __future__ import annotations
 import ctypes
 import math
 from functools import cache
-from struct import Struct
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import carray, cfunc, from_dtype, njit, types
+from llvmlite import binding, ir
+from numba import carray, cfunc, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -163,31 +164,29 @@ def _kernel(function: Any) -> Any:
 # none is left, so that any number of threads may call it with one job, and none waits for a slow one. What a part
 # computes depends on its number alone.
 
-# fmt: off
-_FIXED = {  # the same for all jobs of a pass
-    **dict.fromkeys("src dst table B C N A P first passive width groups".split(), "q"),
-    **dict.fromkeys("alpha c slope unit".split(), "f"),
-    **dict.fromkeys("reverse gin from_there to_there".split(), "?"),
+_FIXED: dict[str, Any] = {  # the same for all jobs of a pass
+    **dict.fromkeys("src dst table B C N A P first passive width groups".split(), ctypes.c_int64),
+    **dict.fromkeys("alpha c slope unit".split(), ctypes.c_float),
+    **dict.fromkeys("reverse gin from_there to_there".split(), ctypes.c_bool),
 }
-_GIVEN = dict.fromkeys("x asked a y g j_ gx ga logs means part lanes stage next parts".split(), "q")  # else 0
-# fmt: on
-_PACK_FIXED = Struct("=" + "".join(_FIXED.values()) + "4x")
-_PACK_GIVEN = Struct("=" + "".join(_GIVEN.values()))
-_KINDS = {"q": np.int64, "f": np.float32, "?": np.bool_}
-JOB = np.dtype([(name, _KINDS[kind]) for name, kind in (_FIXED | _GIVEN).items()], align=True)
-NEXT = JOB.fields["next"][1]  # type: ignore[index]
-
-Jobs = Any  # an array of one JOB
+_GIVEN = "x asked a y g j_ gx ga logs means part w row step room samples slot lanes stage next parts"
 
 
-def fixed(**values: Any) -> bytes:
-    """What jobs begin with. numpy would take its time for each field."""
-    return _PACK_FIXED.pack(*[values[name] for name in _FIXED])
+class Job(ctypes.Structure):
+    """What a kernel is called with; 0 where nothing is given."""
+
+    _fields_ = [*_FIXED.items(), *((name, ctypes.c_int64) for name in _GIVEN.split())]
+
+    def more(self, **given: int) -> Job:
+        """A copy with these values."""
+        job = Job.from_buffer_copy(self)
+        for name, value in given.items():
+            setattr(job, name, value)
+        return job
 
 
-def job(begun: bytes, **values: int) -> Jobs:
-    """A job that begins so, with these values."""
-    return np.frombuffer(bytearray(begun + _PACK_GIVEN.pack(*[values.get(name, 0) for name in _GIVEN])), JOB)
+JOB = np.dtype(Job)
+NEXT, SLOT = Job.next.offset, Job.slot.offset
 
 
 def address(array: Any) -> int:
@@ -196,9 +195,20 @@ def address(array: Any) -> int:
 
 
 @njit(inline="always")
-def _next(jobs: Any) -> Any:
-    """The address of the number of the part to be taken next."""
-    return np.int64(jobs.ctypes.data) + NEXT
+def _job(at: Any) -> Any:
+    return carray(pointer(at), 1, JOB)[0]
+
+
+@njit(inline="always")
+def _next(at: Any) -> Any:
+    """The number of the part to be taken next."""
+    return take(at + NEXT)
+
+
+@njit(inline="always")
+def _slot(at: Any) -> Any:
+    """The number of the thread that asks, which does so once."""
+    return take(at + SLOT)
 
 
 @njit(inline="always")
@@ -222,12 +232,11 @@ def _means_of(address: Any, n: Any) -> Any:
 @cache
 def callback(kernel: Any) -> int:
     """The address of kernel(job) as a C function of the job's address, which needs no interpreter."""
-    signature = types.void(types.CPointer(from_dtype(JOB)))
 
-    def take_part(job: Any) -> None:
-        kernel(carray(job, 1))
+    def take_part(at: int) -> None:
+        kernel(at)
 
-    compiled = cfunc(signature, nopython=True)(take_part)
+    compiled = cfunc(types.void(types.int64), nopython=True)(take_part)
     return int(compiled.address)
 
 
@@ -534,12 +543,13 @@ def _rows_added(v: Any, to: Any, at: Any, stride: Any, index: Any, j0: Any, m: A
 
 
 @_kernel
-def ask(jobs: Jobs) -> None:
+def ask(at: int) -> None:
     """Passive channels of z into the first P of `asked`, (B, width, N), an output."""
-    k = take(_next(jobs))
-    while k < jobs[0].parts:
-        _ask(jobs[0], k)
-        k = take(_next(jobs))
+    job = _job(at)
+    k = _next(at)
+    while k < job.parts:
+        _ask(job, k)
+        k = _next(at)
 
 
 @_inline
@@ -572,12 +582,13 @@ def _ask(job: Any, k: Any) -> None:
 
 
 @_kernel
-def ask_back(jobs: Jobs) -> None:
+def ask_back(at: int) -> None:
     """Adds to gx, an output, the gradient g by what was asked, in reverse to part (groups, 2, C) that by σ and o."""
-    k = take(_next(jobs))
-    while k < jobs[0].parts:
-        _ask_back(jobs[0], k)
-        k = take(_next(jobs))
+    job = _job(at)
+    k = _next(at)
+    while k < job.parts:
+        _ask_back(job, k)
+        k = _next(at)
 
 
 @_inline
@@ -628,208 +639,388 @@ def _ask_back(job: Any, share: Any) -> None:
                     add(part, (2 * k + 1) * C + j, -_sum(gu, size))
 
 
+# ---- a dense W
+#
+# Products go tile by tile: HIGH rows of the one factor by a few vectors of columns of the other, whose sums fill the
+# registers, so that what is loaded for a step of k serves several times (Goto and van de Geijn, ACM Trans. Math. Softw.
+# 34, 2008). The columns are pixels of an image, W x, or channels of y where rows are vectors, x Wᵀ. Up to PANEL of them
+# are copied before, tile by tile, (K, columns) each, to where they stay in the second-level cache. Tiles at an end
+# overlap their neighbours instead of being smaller. Sums are over k = 0, 1, …, one after the other.
+
+_FEATURES = binding.get_host_cpu_features()
+LANES = 16 if _FEATURES.get("avx512f") else 8 if _FEATURES.get("avx") else 4  # float32s in a vector register
+_ABREAST = 2 if "sse2" in _FEATURES and LANES < 16 else 4  # vectors abreast: sums take 12 of 16 registers, or 24 of 32
+HIGH = 6
+PANEL = 128
+LONGEST = 1024  # channels, at most: of more a panel would not stay in the cache
+
+_VECTOR = ir.VectorType(_FLOAT, LANES)
+
+
+def _vector(builder: Any, address: Any, index: Any) -> Any:
+    return builder.bitcast(_at(builder, _FLOAT, address, index), _VECTOR.as_pointer())
+
+
+@intrinsic
+def _move(typing: Any, of: Any, to: Any, index: Any) -> Any:
+    """Copies a vector of whatever memory to an index of scratch."""
+
+    def gen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        of, to, index = args
+        these = builder.load(_vector(builder, of, _INT64(0)), align=4)
+        _marked(builder, builder.store(these, _vector(builder, to, index), align=4), "scratch")
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 3), gen
+
+
+@intrinsic
+def _tile(typing: Any, vectors: Any, p: Any, row: Any, step: Any, panel: Any, K: Any, y: Any, stride: Any) -> Any:
+    """y[i·stride + n] = Σ_k p[i·row + k·step] panel[k·width + n], i < HIGH, k < K, n < width = vectors·LANES."""
+
+    def gen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        for vectors in range(1, _ABREAST + 1):
+            with builder.if_then(builder.icmp_signed("==", args[0], _INT64(vectors))):
+                _multiply(builder, vectors, *args[1:])
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 8), gen
+
+
+def _multiply(builder: Any, vectors: int, p: Any, row: Any, step: Any, panel: Any, K: Any, y: Any, stride: Any) -> None:
+    nothing, zero = ir.Constant(_VECTOR, ir.Undefined), ir.Constant(_VECTOR, None)
+    everywhere = ir.Constant(ir.VectorType(ir.IntType(32), LANES), None)
+    kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
+    fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{LANES}f32")
+    sums = [[cgutils.alloca_once(builder, _VECTOR) for _ in range(vectors)] for _ in range(HIGH)]
+    for total in sum(sums, []):
+        builder.store(zero, total)
+    along = [_INT64(v * LANES) for v in range(vectors)]
+    with cgutils.for_range(builder, K, intp=_INT64) as loop:
+        at = builder.mul(loop.index, _INT64(vectors * LANES))
+        these = [_vector(builder, panel, builder.add(at, v)) for v in along]
+        these = [_marked(builder, builder.load(v, align=4), "scratch") for v in these]
+        for i, totals in enumerate(sums):
+            at = builder.add(builder.mul(row, _INT64(i)), builder.mul(loop.index, step))
+            one = _marked(builder, builder.load(_at(builder, _FLOAT, p, at), align=4), "inputs")
+            one = builder.insert_element(nothing, one, ir.IntType(32)(0))
+            one = builder.shuffle_vector(one, nothing, everywhere)
+            for total, v in zip(totals, these, strict=True):
+                builder.store(builder.call(fma, [one, v, builder.load(total)]), total)
+    for i, totals in enumerate(sums):
+        for total, v in zip(totals, along, strict=True):
+            to = _vector(builder, y, builder.add(builder.mul(stride, _INT64(i)), v))
+            builder.store(builder.load(total), to, align=4)  # y may be whatever memory: it is in no scope
+
+
+@njit(inline="always")
+def _panel(columns: Any, i: Any) -> Any:
+    """(start, size) of panel i of ⌈columns / PANEL⌉."""
+    panels = (columns + PANEL - 1) // PANEL
+    start = columns * i // panels
+    return start, columns * (i + 1) // panels - start
+
+
+@njit(inline="always")
+def _columns(size: Any, n: Any) -> Any:
+    """(first column, vectors) of the tile for what is left of a panel from column n on."""
+    vectors = min(min(_ABREAST, (size - n + LANES - 1) // LANES), size // LANES)
+    return min(n, size - vectors * LANES), vectors
+
+
+@_inline
+def _tiles(p: Any, row: Any, step: Any, rows: Any, panel: Any, size: Any, K: Any, y: Any, stride: Any) -> None:
+    """y = p times what a panel holds."""
+    n = 0
+    while n < size:
+        n0, vectors = _columns(size, n)
+        for i in range(0, rows, HIGH):
+            i0 = min(i, rows - HIGH)
+            _tile(vectors, p + 4 * i0 * row, row, step, panel + 4 * n * K, K, y + 4 * (i0 * stride + n0), stride)
+        n += vectors * LANES
+
+
+@_inline
+def _mix(job: Any, x: Any, y: Any, i0: Any, i1: Any, panel: Any) -> None:
+    """Panels i0 to i1 of y = W x, of one image."""
+    w, row, step, C, N = job.w, job.row, job.step, job.C, job.N
+    for i in range(i0, i1):
+        start, size = _panel(N, i)
+        for j in range(C):
+            n = 0
+            while n < size:
+                n0, vectors = _columns(size, n)
+                for v in range(vectors):
+                    _move(x + 4 * (j * N + start + n0 + v * LANES), panel, n * C + (j * vectors + v) * LANES)
+                n += vectors * LANES
+        _tiles(w, row, step, C, panel, size, C, y + 4 * start, N)
+
+
+@_kernel
+def mix(at: int) -> None:
+    """y, an output, = W x, of images. C >= HIGH, N >= LANES. A part is a panel of a sample, of ⌈N / PANEL⌉.
+
+    Rows of W, at w, are `row` numbers apart, its columns `step`. room: scratch, (threads, C, PANEL).
+    """
+    job = _job(at)
+    C, N = job.C, job.N
+    panel, panels = job.room + 4 * PANEL * C * _slot(at), (N + PANEL - 1) // PANEL
+    k = _next(at)
+    while k < job.parts:
+        of, i = 4 * (k // panels) * C * N, k % panels
+        _mix(job, job.x + of, job.y + of, i, i + 1, panel)
+        k = _next(at)
+
+
+@_kernel
+def mix_rows(at: int) -> None:
+    """The same of `samples` vectors, HIGH or more. C >= LANES.
+
+    A part is a panel of channels, of ⌈C / PANEL⌉, and a group of samples, as many as make up the parts.
+    """
+    job = _job(at)
+    x, y, w, row, step, C, samples = job.x, job.y, job.w, job.row, job.step, job.C, job.samples
+    panel = job.room + 4 * PANEL * C * _slot(at)
+    panels = (C + PANEL - 1) // PANEL
+    groups = job.parts // panels
+    held = -1
+    k = _next(at)
+    while k < job.parts:
+        start, size = _panel(C, k // groups)
+        if held != k // groups:
+            held = k // groups
+            n = 0
+            while n < size:
+                n0, vectors = _columns(size, n)
+                for v in range(vectors):
+                    of = w + 4 * (start + n0 + v * LANES) * row
+                    for j in range(C):
+                        for m in range(LANES):
+                            keep(panel, n * C + (j * vectors + v) * LANES + m, load(of, m * row + j * step))
+                n += vectors * LANES
+        b0, b1 = samples * (k % groups) // groups, samples * (k % groups + 1) // groups
+        _tiles(x + 4 * b0 * C, C, 1, b1 - b0, panel, size, C, y + 4 * (b0 * C + start), C)
+        k = _next(at)
+
+
 # ---- coupling, affine and permutation: images
 
 
 @_kernel
-def couple(jobs: Jobs) -> None:
+def couple(at: int) -> None:
     """y, an output, of images. logs (B, lanes), an output: Σ l of the channels of a lane.
 
     Under GIN stage 1 writes l to y and logs, stage 2, once all parts are through it, takes the mean of logs (to means,
-    (B,), an output) off and goes on; else stage 3 does all at once.
+    (B,), an output) off and goes on; else stage 3 does all at once. With w, as `mix` takes it, y is W times that, with
+    one lane; and room (threads, C, PANEL + N).
     """
-    k = take(_next(jobs))
-    while k < jobs[0].parts:
-        _couple(jobs[0], k)
-        k = take(_next(jobs))
+    job = _job(at)
+    B, C, N, groups, y, w = job.B, job.C, job.N, job.groups, job.y, job.w
+    panel = job.room + 4 * (PANEL + N) * C * _slot(at)
+    image = panel + 4 * PANEL * C
+    k = _next(at)
+    while k < job.parts:
+        k0, k1, lane = _share(job, k)
+        for b in range(B * k0 // groups, B * k1 // groups):
+            of = 4 * b * C * N
+            _couple(job, b, lane, image - of if w else y)
+            if w:
+                _mix(job, image, y + of, 0, (N + PANEL - 1) // PANEL, panel)
+        k = _next(at)
 
 
 @_inline
-def _couple(job: Any, share: Any) -> None:
-    x, a, y, src, dst, table, stage = job.x, job.a, job.y, job.src, job.dst, job.table, job.stage
-    B, C, N, A, first, groups, lanes = job.B, job.C, job.N, job.A, job.first, job.groups, job.lanes
+def _couple(job: Any, b: Any, lane: Any, y: Any) -> None:
+    x, a, src, dst, table, stage = job.x, job.a, job.src, job.dst, job.table, job.stage
+    B, C, N, A, first, lanes = job.B, job.C, job.N, job.A, job.first, job.lanes
     alpha, c, unit, reverse, gin = job.alpha, job.c, job.unit, job.reverse, job.gin
-    k0, k1, lane = _share(job, share)
     logs, means, buffer = _sums_of(job.logs, B, lanes), _means_of(job.means, B), scratch()
-    for b in range(B * k0 // groups, B * k1 // groups):
-        if stage != 2:
-            total = 0.0
-            for i in range(lane, A, lanes):
-                j = first + i
-                q0, k_at, t0, to = (
-                    (b * C + whole(src, j)) * N,
-                    (2 * b * A + i) * N,
-                    (2 * b * A + A + i) * N,
-                    (b * C + whole(dst, j)) * N,
-                )
-                sigma, inv, o = load(table, j), load(table, C + j), load(table, 2 * C + j)
-                for n0 in range(0, N, TILE):
-                    size = min(TILE, N - n0)
-                    if gin:
-                        for n in range(size):
-                            l = alpha * tanh(c * load(a, k_at + n0 + n))  # noqa: E741
-                            keep(buffer, n, l)
-                            store(y, to + n0 + n, l)
-                    elif reverse:
-                        for n in range(size):
-                            l = alpha * tanh(c * load(a, k_at + n0 + n))  # noqa: E741
-                            keep(buffer, n, l)
-                            q = (load(x, q0 + n0 + n) - o) * inv
-                            store(y, to + n0 + n, (q - unit * load(a, t0 + n0 + n)) * exp(-l))
-                    else:
-                        for n in range(size):
-                            l = alpha * tanh(c * load(a, k_at + n0 + n))  # noqa: E741
-                            keep(buffer, n, l)
-                            u = load(x, q0 + n0 + n) * exp(l) + unit * load(a, t0 + n0 + n)
-                            store(y, to + n0 + n, sigma * u + o)
-                    total += _sum(buffer, size)
-            logs[b, lane] = total
-        if gin and stage != 1:
-            total = 0.0
-            for k in range(lanes):
-                total += logs[b, k]
-            mean = f32(total / max(A * N, 1))
-            means[b] = mean
-            for i in range(lane, A, lanes):
-                j = first + i
-                q0, t0, to = (b * C + whole(src, j)) * N, (2 * b * A + A + i) * N, (b * C + whole(dst, j)) * N
-                inv, o = load(table, C + j), load(table, 2 * C + j)
-                if reverse:
-                    for n in range(N):
-                        q = (load(x, q0 + n) - o) * inv
-                        store(y, to + n, (q - unit * load(a, t0 + n)) * exp(mean - again(y, to + n)))
+    if stage != 2:
+        total = 0.0
+        for i in range(lane, A, lanes):
+            j = first + i
+            q0, k_at, t0, to = (
+                (b * C + whole(src, j)) * N,
+                (2 * b * A + i) * N,
+                (2 * b * A + A + i) * N,
+                (b * C + whole(dst, j)) * N,
+            )
+            sigma, inv, o = load(table, j), load(table, C + j), load(table, 2 * C + j)
+            for n0 in range(0, N, TILE):
+                size = min(TILE, N - n0)
+                if gin:
+                    for n in range(size):
+                        l = alpha * tanh(c * load(a, k_at + n0 + n))  # noqa: E741
+                        keep(buffer, n, l)
+                        store(y, to + n0 + n, l)
+                elif reverse:
+                    for n in range(size):
+                        l = alpha * tanh(c * load(a, k_at + n0 + n))  # noqa: E741
+                        keep(buffer, n, l)
+                        q = (load(x, q0 + n0 + n) - o) * inv
+                        store(y, to + n0 + n, (q - unit * load(a, t0 + n0 + n)) * exp(-l))
                 else:
-                    for n in range(N):
-                        u = load(x, q0 + n) * exp(again(y, to + n) - mean) + unit * load(a, t0 + n)
-                        store(y, to + n, u + o)
-        if stage != 1:
-            for i in range(lane, C - A, lanes):
-                j = i if first else A + i
-                at, to = (b * C + whole(src, j)) * N, (b * C + whole(dst, j)) * N
-                sigma, inv, o = load(table, j), load(table, C + j), load(table, 2 * C + j)
-                if reverse:
-                    for n in range(N):
-                        store(y, to + n, (load(x, at + n) - o) * inv)
-                else:
-                    for n in range(N):
-                        store(y, to + n, sigma * load(x, at + n) + o)
+                    for n in range(size):
+                        l = alpha * tanh(c * load(a, k_at + n0 + n))  # noqa: E741
+                        keep(buffer, n, l)
+                        u = load(x, q0 + n0 + n) * exp(l) + unit * load(a, t0 + n0 + n)
+                        store(y, to + n0 + n, sigma * u + o)
+                total += _sum(buffer, size)
+        logs[b, lane] = total
+    if gin and stage != 1:
+        total = 0.0
+        for k in range(lanes):
+            total += logs[b, k]
+        mean = f32(total / max(A * N, 1))
+        means[b] = mean
+        for i in range(lane, A, lanes):
+            j = first + i
+            q0, t0, to = (b * C + whole(src, j)) * N, (2 * b * A + A + i) * N, (b * C + whole(dst, j)) * N
+            inv, o = load(table, C + j), load(table, 2 * C + j)
+            if reverse:
+                for n in range(N):
+                    q = (load(x, q0 + n) - o) * inv
+                    store(y, to + n, (q - unit * load(a, t0 + n)) * exp(mean - again(y, to + n)))
+            else:
+                for n in range(N):
+                    u = load(x, q0 + n) * exp(again(y, to + n) - mean) + unit * load(a, t0 + n)
+                    store(y, to + n, u + o)
+    if stage != 1:
+        for i in range(lane, C - A, lanes):
+            j = i if first else A + i
+            at, to = (b * C + whole(src, j)) * N, (b * C + whole(dst, j)) * N
+            sigma, inv, o = load(table, j), load(table, C + j), load(table, 2 * C + j)
+            if reverse:
+                for n in range(N):
+                    store(y, to + n, (load(x, at + n) - o) * inv)
+            else:
+                for n in range(N):
+                    store(y, to + n, sigma * load(x, at + n) + o)
 
 
 @_kernel
-def couple_back(jobs: Jobs) -> None:
+def couple_back(at: int) -> None:
     """Gradients by x and a, outputs, and by σ and o into part, (groups, 2, C), an output that is 0 before.
 
     Stages and logs as in `couple`: under GIN stage 1 writes the gradient by l to ga, its sum to logs, and stage 2 takes
-    its mean off. means: as `couple` left them.
+    its mean off. means: as `couple` left them. With w, which is Wᵀ here, that times g is taken for g; room as there.
     """
-    k = take(_next(jobs))
-    while k < jobs[0].parts:
-        _couple_back(jobs[0], k)
-        k = take(_next(jobs))
+    job = _job(at)
+    B, C, N, groups, g, w = job.B, job.C, job.N, job.groups, job.g, job.w
+    panel = job.room + 4 * (PANEL + N) * C * _slot(at)
+    image = panel + 4 * PANEL * C
+    part = _next(at)
+    while part < job.parts:
+        k0, k1, lane = _share(job, part)
+        for k in range(k0, k1):
+            for b in range(B * k // groups, B * (k + 1) // groups):
+                of = 4 * b * C * N
+                if w:
+                    _mix(job, g + of, image, 0, (N + PANEL - 1) // PANEL, panel)
+                _couple_back(job, k, b, lane, image - of if w else g)
+        part = _next(at)
 
 
 @_inline
-def _couple_back(job: Any, share: Any) -> None:
-    x, a, g, j_, gx, ga, part = job.x, job.a, job.g, job.j_, job.gx, job.ga, job.part
+def _couple_back(job: Any, k: Any, b: Any, lane: Any, g: Any) -> None:
+    x, a, j_, gx, ga, part = job.x, job.a, job.j_, job.gx, job.ga, job.part
     src, dst, table, stage, reverse, gin = job.src, job.dst, job.table, job.stage, job.reverse, job.gin
-    B, C, N, A, first, groups, lanes = job.B, job.C, job.N, job.A, job.first, job.groups, job.lanes
+    B, C, N, A, first, lanes = job.B, job.C, job.N, job.A, job.first, job.lanes
     alpha, c, slope, unit = job.alpha, job.c, job.slope, job.unit
-    k0, k1, lane = _share(job, share)
     logs, means, gs, gu = _sums_of(job.logs, B, lanes), _means_of(job.means, B), scratch(), scratch()
-    for k in range(k0, k1):
-        for b in range(B * k // groups, B * (k + 1) // groups):
-            mean = means[b] if gin else f32(0)
-            by_l = f32(0) if gin else load(j_, b)
-            if stage != 2:
-                total = 0.0
-                for i in range(lane, A, lanes):
-                    j = first + i
-                    q_at, k_at = (b * C + whole(src, j)) * N, (2 * b * A + i) * N
-                    t_at, g_at = (2 * b * A + A + i) * N, (b * C + whole(dst, j)) * N
-                    sigma, inv, o = load(table, j), load(table, C + j), load(table, 2 * C + j)
-                    for n0 in range(0, N, TILE):
-                        size = min(TILE, N - n0)
-                        q0, k_0, t0, g0 = q_at + n0, k_at + n0, t_at + n0, g_at + n0
-                        if reverse:
-                            for n in range(size):
-                                T = tanh(c * load(a, k_0 + n))
-                                e = exp(mean - alpha * T)
-                                q = (load(x, q0 + n) - o) * inv
-                                h = load(g, g0 + n) * e
-                                gl = -h * (q - unit * load(a, t0 + n)) - by_l
-                                store(ga, k_0 + n, gl if gin else slope * (f32(1) - T * T) * gl)
-                                store(ga, t0 + n, -unit * h)
-                                store(gx, q0 + n, h * inv)
-                                keep(gu, n, h * inv)
-                                keep(gs, n, gl if gin else h * inv * q)
-                        else:
-                            for n in range(size):
-                                T = tanh(c * load(a, k_0 + n))
-                                e = exp(alpha * T - mean)
-                                q = load(x, q0 + n) * e
-                                raw = load(g, g0 + n)
-                                h = sigma * raw
-                                gl = h * q + by_l
-                                store(gx, q0 + n, h * e)
-                                store(ga, k_0 + n, gl if gin else slope * (f32(1) - T * T) * gl)
-                                store(ga, t0 + n, unit * h)
-                                by_sigma = raw * (q + unit * load(a, t0 + n))
-                                keep(gs, n, gl if gin else by_sigma)
-                                keep(gu, n, raw)
-                        one, two = _sum(gs, size), _sum(gu, size)
-                        total += one
-                        if reverse:
-                            add(part, 2 * k * C + j, -one)
-                            add(part, (2 * k + 1) * C + j, -two)
-                        else:
-                            add(part, 2 * k * C + j, one)
-                            add(part, (2 * k + 1) * C + j, two)
-                logs[b, lane] = total
-            if gin and stage != 1:
-                total = 0.0
-                for m in range(lanes):
-                    total += logs[b, m]
-                by_mean = f32(total / max(A * N, 1))
-                for i in range(lane, A, lanes):
-                    k_at = (2 * b * A + i) * N
-                    for n in range(N):
-                        T = tanh(c * load(a, k_at + n))
-                        store(ga, k_at + n, slope * (f32(1) - T * T) * (again(ga, k_at + n) - by_mean))
-            if stage != 1:
-                for i in range(lane, C - A, lanes):
-                    j = i if first else A + i
-                    at, to = (b * C + whole(src, j)) * N, (b * C + whole(dst, j)) * N
-                    sigma, inv, o = load(table, j), load(table, C + j), load(table, 2 * C + j)
-                    for n0 in range(0, N, TILE):
-                        size = min(TILE, N - n0)
-                        if reverse:
-                            for n in range(size):
-                                h = load(g, to + n0 + n) * inv
-                                store(gx, at + n0 + n, h)
-                                keep(gu, n, h)
-                                keep(gs, n, h * ((load(x, at + n0 + n) - o) * inv))
-                            add(part, 2 * k * C + j, -_sum(gs, size))
-                            add(part, (2 * k + 1) * C + j, -_sum(gu, size))
-                        else:
-                            for n in range(size):
-                                h = load(g, to + n0 + n)
-                                store(gx, at + n0 + n, sigma * h)
-                                keep(gu, n, h)
-                                keep(gs, n, h * load(x, at + n0 + n))
-                            add(part, 2 * k * C + j, _sum(gs, size))
-                            add(part, (2 * k + 1) * C + j, _sum(gu, size))
+    mean = means[b] if gin else f32(0)
+    by_l = f32(0) if gin else load(j_, b)
+    if stage != 2:
+        total = 0.0
+        for i in range(lane, A, lanes):
+            j = first + i
+            q_at, k_at = (b * C + whole(src, j)) * N, (2 * b * A + i) * N
+            t_at, g_at = (2 * b * A + A + i) * N, (b * C + whole(dst, j)) * N
+            sigma, inv, o = load(table, j), load(table, C + j), load(table, 2 * C + j)
+            for n0 in range(0, N, TILE):
+                size = min(TILE, N - n0)
+                q0, k_0, t0, g0 = q_at + n0, k_at + n0, t_at + n0, g_at + n0
+                if reverse:
+                    for n in range(size):
+                        T = tanh(c * load(a, k_0 + n))
+                        e = exp(mean - alpha * T)
+                        q = (load(x, q0 + n) - o) * inv
+                        h = load(g, g0 + n) * e
+                        gl = -h * (q - unit * load(a, t0 + n)) - by_l
+                        store(ga, k_0 + n, gl if gin else slope * (f32(1) - T * T) * gl)
+                        store(ga, t0 + n, -unit * h)
+                        store(gx, q0 + n, h * inv)
+                        keep(gu, n, h * inv)
+                        keep(gs, n, gl if gin else h * inv * q)
+                else:
+                    for n in range(size):
+                        T = tanh(c * load(a, k_0 + n))
+                        e = exp(alpha * T - mean)
+                        q = load(x, q0 + n) * e
+                        raw = load(g, g0 + n)
+                        h = sigma * raw
+                        gl = h * q + by_l
+                        store(gx, q0 + n, h * e)
+                        store(ga, k_0 + n, gl if gin else slope * (f32(1) - T * T) * gl)
+                        store(ga, t0 + n, unit * h)
+                        by_sigma = raw * (q + unit * load(a, t0 + n))
+                        keep(gs, n, gl if gin else by_sigma)
+                        keep(gu, n, raw)
+                one, two = _sum(gs, size), _sum(gu, size)
+                total += one
+                if reverse:
+                    add(part, 2 * k * C + j, -one)
+                    add(part, (2 * k + 1) * C + j, -two)
+                else:
+                    add(part, 2 * k * C + j, one)
+                    add(part, (2 * k + 1) * C + j, two)
+        logs[b, lane] = total
+    if gin and stage != 1:
+        total = 0.0
+        for m in range(lanes):
+            total += logs[b, m]
+        by_mean = f32(total / max(A * N, 1))
+        for i in range(lane, A, lanes):
+            k_at = (2 * b * A + i) * N
+            for n in range(N):
+                T = tanh(c * load(a, k_at + n))
+                store(ga, k_at + n, slope * (f32(1) - T * T) * (again(ga, k_at + n) - by_mean))
+    if stage != 1:
+        for i in range(lane, C - A, lanes):
+            j = i if first else A + i
+            at, to = (b * C + whole(src, j)) * N, (b * C + whole(dst, j)) * N
+            sigma, inv, o = load(table, j), load(table, C + j), load(table, 2 * C + j)
+            for n0 in range(0, N, TILE):
+                size = min(TILE, N - n0)
+                if reverse:
+                    for n in range(size):
+                        h = load(g, to + n0 + n) * inv
+                        store(gx, at + n0 + n, h)
+                        keep(gu, n, h)
+                        keep(gs, n, h * ((load(x, at + n0 + n) - o) * inv))
+                    add(part, 2 * k * C + j, -_sum(gs, size))
+                    add(part, (2 * k + 1) * C + j, -_sum(gu, size))
+                else:
+                    for n in range(size):
+                        h = load(g, to + n0 + n)
+                        store(gx, at + n0 + n, sigma * h)
+                        keep(gu, n, h)
+                        keep(gs, n, h * load(x, at + n0 + n))
+                    add(part, 2 * k * C + j, _sum(gs, size))
+                    add(part, (2 * k + 1) * C + j, _sum(gu, size))
 
 
 # ---- the same of vectors
 
 
 @_kernel
-def couple_rows(jobs: Jobs) -> None:
+def couple_rows(at: int) -> None:
     """As `couple`, of vectors, all stages at once. logs: (B, 1)."""
-    k = take(_next(jobs))
-    while k < jobs[0].parts:
-        _couple_rows(jobs[0], k)
-        k = take(_next(jobs))
+    job = _job(at)
+    k = _next(at)
+    while k < job.parts:
+        _couple_rows(job, k)
+        k = _next(at)
 
 
 @_inline
@@ -894,12 +1085,13 @@ def _couple_rows(job: Any, share: Any) -> None:
 
 
 @_kernel
-def couple_rows_back(jobs: Jobs) -> None:
+def couple_rows_back(at: int) -> None:
     """As `couple_back`, of vectors, all stages at once. logs: (B, 1)."""
-    k = take(_next(jobs))
-    while k < jobs[0].parts:
-        _couple_rows_back(jobs[0], k)
-        k = take(_next(jobs))
+    job = _job(at)
+    k = _next(at)
+    while k < job.parts:
+        _couple_rows_back(job, k)
+        k = _next(at)
 
 
 @_inline

@@ -18,6 +18,7 @@ from flowref.spec import BlockSpec
 GROUP = 2**16  # numbers of x in a group of samples, which is summed by itself; fewer where threads would have none
 ROOM = 2**19  # numbers of y on their way from a kernel to a product: 2 MiB, which stay in the cache
 ALONE = 2**17  # below so many numbers in x, a second thread costs more than it saves
+PRODUCTS = 16  # of a dense W, which take about as long as all else that is done to a number
 
 
 def run(
@@ -68,11 +69,13 @@ class Plan(nodes.Plan):
 
         # Threads take groups of samples, or, of images fewer than threads, every lanes-th channel.
         numbers = B * C * N
-        self.threads = torch.get_num_threads() if numbers >= ALONE else 1
+        work = numbers * (1 + C // PRODUCTS) if any(type(v) is Dense for v in (*self.pre, *self.post)) else numbers
+        self.threads = torch.get_num_threads() if work >= ALONE else 1
         self.groups = min(B, max(4 * self.threads, numbers // GROUP))
         self.lanes = 1 if N == 1 or self.threads <= self.groups else min(self.threads, C)
+        self.inside = self._inside()
         self.turns = self._turns(ROOM if self.post and self.lanes == 1 else numbers, numbers)
-        self.fixed = cpu.fixed(
+        self.fixed = cpu.Job(
             B=B, C=C, N=N, A=self.A, P=self.P, first=self.first, passive=self.passive, width=self.width,
             groups=self.groups, src=index + 8 * C * src, dst=index + 8 * C * dst, table=cpu.address(self.affine),
             alpha=self.alpha, c=self.c, slope=self.slope, unit=self.unit, reverse=reverse, gin=self.gin,
@@ -82,11 +85,27 @@ class Plan(nodes.Plan):
     def _turns(self, room: int, numbers: int) -> list[Turn]:
         """All groups, as many at a time as fit the room, yet enough for all threads."""
         B, groups = self.B, self.groups
+        if numbers <= room:
+            return [Turn(0, groups, 0, B, True)]
         count = -(-groups // max(self.threads, groups * room // numbers))
         ends = [groups * k // count for k in range(count + 1)]
         return [Turn(k, m, B * k // groups, B * m // groups, count == 1) for k, m in pairwise(ends)]
 
+    def _inside(self) -> Tensor | None:
+        """The W that the kernels of the coupling multiply images by themselves; taken from `post`."""
+        dense = self.post[0] if len(self.post) == 1 else None
+        if self.N == 1 or self.lanes > 1 or not isinstance(dense, Dense) or not self._tiled(self.B, self.N):
+            return None
+        self.post = []
+        return dense.W
+
     # ---- W
+
+    def _tiled(self, B: int, N: int) -> bool:
+        """Whether the kernels' products serve: those of smaller sizes are left to torch, and of larger ones."""
+        if N == 1:
+            return cpu.LANES <= self.C <= cpu.LONGEST and cpu.HIGH <= B
+        return cpu.HIGH <= self.C <= cpu.LONGEST and cpu.LANES <= N
 
     def permutes(self, wanted: Sequence[tuple[Tensor, int]]) -> list[bool]:
         return [not self.spec.permute_soft and self._is_permutation(W, row) for W, row in wanted]
@@ -95,6 +114,19 @@ class Plan(nodes.Plan):
         W = W.detach().contiguous()
         index, inverse = self.index[row], self.index[row + 1]
         return bool(cpu.permutation_of(W.data_ptr(), W.dim() == 1, self.C, index, inverse))
+
+    def product(self, W: Tensor, v: Tensor, out: Tensor | None) -> Tensor:
+        B, C, N = v.shape
+        if not self._tiled(B, N):
+            return nodes.mixed(W, v, out)
+        v = v.contiguous()
+        out = torch.empty_like(v) if out is None else out
+        kernel, parts = cpu.mix, B * -(-N // cpu.PANEL)
+        if N == 1:
+            panels = -(-C // cpu.PANEL)
+            kernel, parts = cpu.mix_rows, panels * min(B // cpu.HIGH, -(-2 * self.threads // panels))
+        self._call(kernel, parts, W, x=v.data_ptr(), y=out.data_ptr(), samples=B)
+        return out
 
     def reflections(self, vectors: Tensor, row: int | None) -> Reflected:
         """K and U; with a row of self.index, along vectors that are permuted by it."""
@@ -117,7 +149,16 @@ class Plan(nodes.Plan):
 
     # ---- the kernels' calls
 
-    def _run(self, kernel: Any, turn: Turn | None = None, **given: int) -> None:
+    def _call(self, kernel: Any, parts: int, W: Tensor | None = None, pixels: int = 0, **given: int) -> None:
+        """Calls a kernel once. Where it multiplies by W, each thread has room for a panel, and for so many pixels."""
+        threads = min(self.threads, parts - given.get("next", 0))
+        if W is not None:
+            room = _fresh((threads, self.C, cpu.PANEL + pixels))
+            given["row"], given["step"] = W.stride()
+            given |= {"w": W.data_ptr(), "room": room.data_ptr()}
+        pool.run(kernel, self.fixed.more(parts=parts, **given), threads)
+
+    def _run(self, kernel: Any, turn: Turn | None = None, W: Tensor | None = None, **given: int) -> None:
         """Calls a kernel on tensors and arrays, given by their addresses: on all of x at once, or on a turn's part."""
         lanes, start, parts = 1, 0, self.groups
         stages: tuple[int, ...] = (3,)
@@ -128,8 +169,7 @@ class Plan(nodes.Plan):
         elif turn is not None:
             start, parts = turn.first, turn.stop
         for stage in stages:
-            job = cpu.job(self.fixed, lanes=lanes, stage=stage, next=start, parts=parts, **given)
-            pool.run(kernel, job, min(self.threads, parts - start))
+            self._call(kernel, parts, W, self.N, lanes=lanes, stage=stage, next=start, **given)
 
     def asked(self, data: Tensor, conditions: Sequence[Tensor]) -> Tensor:
         """The subnet's input, (B, P + ΣC_k, *S)."""
@@ -154,7 +194,7 @@ class Plan(nodes.Plan):
     def _couple(self, turn: Turn, data: Tensor, a: Tensor, y: Tensor, logs: np.ndarray, means: np.ndarray) -> None:
         """Output y of this turn's samples, before `post` is applied."""
         self._run(
-            cpu.couple_rows if self.N == 1 else cpu.couple, turn, x=data.data_ptr(), a=a.data_ptr(),
+            cpu.couple_rows if self.N == 1 else cpu.couple, turn, self.inside, x=data.data_ptr(), a=a.data_ptr(),
             y=self._whole(y, turn), logs=cpu.address(logs), means=cpu.address(means),
         )  # fmt: skip
 
@@ -177,7 +217,7 @@ class Plan(nodes.Plan):
         a = a.detach().contiguous()
         room = self._room() if any(type(operator) is Dense for operator in self.post) else None
         stays = self.from_there and self.to_there and not (self.gin and self.N > 1)
-        y = data if own and (stays or room is not None) else torch.empty_like(data)
+        y = data if own and (stays or room is not None or self.inside is not None) else torch.empty_like(data)
         for turn in self.turns:
             out = turn.of(y)
             v = out if room is None else room if turn.whole else room[: len(out)]
@@ -198,7 +238,7 @@ class Plan(nodes.Plan):
         logs, by = np.empty((self.B, self.lanes)), np.zeros((self.groups, 2, self.C))
         gx, ga = torch.empty_like(data), torch.empty_like(a)
         room = self._room() if self.post and self.state.vectors is not None else None
-        factors = None
+        factors, inside = None, None if self.inside is None else self.inside.mT
         for turn in self.turns:
             g = turn.of(gy)
             if self.post:
@@ -211,9 +251,9 @@ class Plan(nodes.Plan):
                 if found is not None:
                     factors = found if factors is None else (factors[0] + found[0], factors[1] + found[1])
             self._run(
-                cpu.couple_rows_back if self.N == 1 else cpu.couple_back, turn, x=data.data_ptr(), a=a.data_ptr(),
-                g=self._whole(g, turn), j_=gj.data_ptr(), gx=gx.data_ptr(), ga=ga.data_ptr(), logs=cpu.address(logs),
-                means=cpu.address(means), part=cpu.address(by),
+                cpu.couple_rows_back if self.N == 1 else cpu.couple_back, turn, inside, x=data.data_ptr(),
+                a=a.data_ptr(), g=self._whole(g, turn), j_=gj.data_ptr(), gx=gx.data_ptr(), ga=ga.data_ptr(),
+                logs=cpu.address(logs), means=cpu.address(means), part=cpu.address(by),
             )  # fmt: skip
         return gx, ga, by, self.by_factors(factors)
 

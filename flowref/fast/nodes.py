@@ -62,12 +62,12 @@ class Dense(NamedTuple):
 
     W: Tensor
 
-    def apply(self, v: Tensor, own: bool = False, out: Tensor | None = None) -> Tensor:
+    def apply(self, plan: Plan, v: Tensor, own: bool = False, out: Tensor | None = None) -> Tensor:
         """In new memory, or, on the CPU, in out."""
-        return _mixed(self.W, v, out)
+        return plan.product(self.W, v, out)
 
-    def back(self, g: Tensor, v: Tensor) -> tuple[Tensor, None]:
-        return _mixed(self.W.mT, g), None
+    def back(self, plan: Plan, g: Tensor, v: Tensor) -> tuple[Tensor, None]:
+        return plan.product(self.W.mT, g, None), None
 
 
 class Reflected(NamedTuple):
@@ -76,14 +76,14 @@ class Reflected(NamedTuple):
     Kt: Tensor
     U: Tensor
 
-    def apply(self, v: Tensor, own: bool = False, out: Tensor | None = None) -> Tensor:
+    def apply(self, plan: Plan, v: Tensor, own: bool = False, out: Tensor | None = None) -> Tensor:
         """In new memory, or, where v is the caller's own, in that of v."""
         if v.shape[2] == 1:
             flat = v.flatten(1)
             return less(flat, times(flat, self.U.mT), self.Kt, own).view(v.shape)
         return less(v, _each(self.Kt.mT, v), times(_each(self.U, v), v), own)
 
-    def back(self, g: Tensor, v: Tensor) -> tuple[Tensor, Factors]:
+    def back(self, plan: Plan, g: Tensor, v: Tensor) -> tuple[Tensor, Factors]:
         """Gradients by v and by (Kt, U)."""
         if v.shape[2] == 1:
             flat, by = v.flatten(1), g.flatten(1)
@@ -98,8 +98,8 @@ def _each(M: Tensor, v: Tensor) -> Tensor:
     return M.expand(v.shape[0], *M.shape)
 
 
-def _mixed(W: Tensor, v: Tensor, out: Tensor | None = None) -> Tensor:
-    """W v for v (B, C, N)."""
+def mixed(W: Tensor, v: Tensor, out: Tensor | None = None) -> Tensor:
+    """W v for v (B, C, N), in torch's product."""
     if v.shape[2] == 1:
         return times(v.flatten(1), W.mT, None if out is None else out.flatten(1)).unsqueeze(2)
     return times(_each(W, v), v, out)
@@ -170,6 +170,10 @@ class Plan(ABC):
         self.outside = documented and not self.offset_apart
         self.state_before = reverse or bool(self.pre)
 
+    def product(self, W: Tensor, v: Tensor, out: Tensor | None) -> Tensor:
+        """W v for v (B, C, N); in new memory, or, on the CPU, in out."""
+        return mixed(W, v, out)
+
     @abstractmethod
     def permutes(self, wanted: Sequence[tuple[Tensor, int]]) -> list[bool]: ...
 
@@ -221,17 +225,17 @@ class Plan(ABC):
         On the CPU a dense one, of which there is one at most, writes to out.
         """
         for operator in operators:
-            v, own = operator.apply(v, own, out), True
+            v, own = operator.apply(self, v, own, out), True
         return v
 
     def back(self, operators: list[Dense | Reflected], g: Tensor, v: Tensor) -> tuple[Tensor, Factors | None]:
         """Gradients by v, and by Kt and U of the reflections, of g by what `through` made of v."""
         held = [v]
         for operator in operators[:-1]:
-            held.append(operator.apply(held[-1]))
+            held.append(operator.apply(self, held[-1]))
         factors = None
         for operator in reversed(operators):
-            g, found = operator.back(g, held.pop())
+            g, found = operator.back(self, g, held.pop())
             if found is not None:
                 factors = found if operators is self.post else found[::-1]
         return g, factors

@@ -27,14 +27,15 @@ _made = 0
 _forked = False
 
 
-def run(kernel: Any, jobs: cpu.Jobs, threads: int) -> None:
-    """kernel(jobs) in so many threads at once, this one among them; returns when all are through."""
+def run(kernel: Any, job: cpu.Job, threads: int) -> None:
+    """The kernel on a job in so many threads at once, this one among them; returns when all are through."""
+    at = ctypes.addressof(job)
     if threads == 1:
-        kernel(jobs)
+        kernel(at)
     elif (team := None if _forked else _team()) is not None:
-        team(cpu.callback(kernel), jobs.ctypes.data, threads, 0)
+        team(cpu.callback(kernel), at, threads, 0)
     else:
-        spread(lambda _: kernel(jobs), threads)
+        spread(lambda _: kernel(at), threads)
 
 
 @cache

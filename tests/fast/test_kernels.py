@@ -170,6 +170,74 @@ def test_samples_that_take_turns_before_a_product_stay_within_the_bounds(monkeyp
     assert {len(some) for some in turns} == ({4} if mixed_behind else {1})
 
 
+# ---- products
+
+
+PIXELS = (16, 17, 31, 33, 48, 49, 63, 64, 65, 79, 81, 127, 128, 129, 191, 255, 257)
+TILES = [(C, n, B) for C in (6, 7, 11, 13, 33) for n in PIXELS for B in (1, 2)]
+TILES += [(C, 1, B) for C in PIXELS for B in (6, 7, 13, 50)]
+
+
+def within(v, room=64):
+    """A copy of v in the middle of NaNs, and all of that memory."""
+    memory = torch.full((v.numel() + 2 * room,), math.nan)
+    copy = memory[room : room + v.numel()].view(v.shape)
+    return copy.copy_(v), memory
+
+
+@pytest.mark.parametrize("threads", (1, 3))
+@pytest.mark.parametrize("transposed", (False, True))
+def test_a_product_of_any_size_is_within_its_bound_and_reads_and_writes_nothing_else(
+    block, monkeypatch, transposed, threads
+):
+    """|error| <= C u Σ_k |w_k v_k|, u = 2^-24 (Higham, Accuracy and Stability, 2002, 3.5), but for what C u² adds."""
+    torch.set_num_threads(threads)
+    monkeypatch.setattr(fused, "ALONE", 0)
+    monkeypatch.setattr(fused, "_fresh", lambda shape: torch.full(tuple(shape), math.nan))
+    monkeypatch.setattr(fused.nodes, "mixed", None)  # torch's own is not asked
+    for C, n, B in TILES:
+        made = block((C,) if n == 1 else (C, n), permute_soft=C < 20)
+        plan = fused.Plan(made.spec, made._state, B, False)
+        W, _ = within(torch.randn(C, C))
+        W = W.mT if transposed else W
+        v, _ = within(torch.randn(B, C, n))
+        out, memory = within(torch.full((B, C, n), math.nan))
+
+        plan.product(W, v, out)
+
+        right, size = W.double() @ v.double(), W.double().abs() @ v.double().abs()
+        assert ((out - right).abs() <= C * 2.0**-24 * (1 + 2.0**-20) * size).all(), (C, n, B)
+        assert memory.isnan().sum() == len(memory) - out.numel(), (C, n, B)
+
+
+@pytest.mark.parametrize(("B", "dims"), [(3, (7, 5, 11)), (2, (6, 130)), (7, (17,))], ids=str)
+@pytest.mark.parametrize("flags", MIXED.values(), ids=MIXED)
+@pytest.mark.parametrize("dialect", ("anomalib", "documented"))
+@pytest.mark.parametrize("threads", (1, 3))
+def test_laws_hold_where_the_kernels_multiply(monkeypatch, threads, dialect, flags, dims, B):
+    """In the coupling's own kernel, or, of samples that threads share and before the subnet, in one of their own."""
+    torch.set_num_threads(threads)
+    monkeypatch.setattr(fused, "ALONE", 0)
+    made, call = set(), fused.Plan._call
+
+    def noted(self, kernel, parts, W=None, pixels=0, **given):
+        made.add((kernel, W is None))
+        call(self, kernel, parts, W, pixels, **given)
+
+    monkeypatch.setattr(fused.Plan, "_call", noted)
+    case = Recipe(B=B, C=dims[0], S=dims[1:], dialect=dialect, subnet="network", conditions=(2,), **flags).case()
+
+    for law in registry.all():
+        if law.id.endswith(VALUES) or law.id.startswith("gradient.by-"):
+            for direction in law.directions:
+                hold_case(law, case, Module(AllInOneBlock, dialect=dialect), "float32", direction)
+
+    dense = "soft" in flags
+    assert ((cpu.mix_rows if len(dims) == 1 else cpu.mix, False) in made) == dense
+    inside = dense and len(dims) > 1 and "reflections" not in flags and threads <= B
+    assert {(kernel, False) in made for kernel in (cpu.couple, cpu.couple_back)} == {inside}
+
+
 class Halves(torch.nn.Module):
     """Some channels of the input, twice, at any size."""
 
