@@ -196,26 +196,26 @@ class AllInOneBlock(Base):
 
     def _admit(self, x: object, c: object) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The input and the conditions, each held against its own entry of dims_in and dims_c."""
-        shapes = [("x[0]", self.spec.dims)] + [(f"c[{k}]", dims) for k, dims in enumerate(self.spec.dims_c)]
-        held = _tensors("x", x, [self.spec.dims]) + _tensors("c", () if c is None else c, self.spec.dims_c)
+        shapes = (self.spec.dims, *self.spec.dims_c)
+        held = _tensors("x", x, shapes[:1]) + _tensors("c", () if c is None else c, shapes[1:])
         B = held[0].shape[0] if held[0].dim() else 0
         parameters = self.global_scale
         autocast = _autocasts(held[0])
-        for (name, dims), tensor in zip(shapes, held, strict=True):
-            wanted = ("B", *dims) if name == "x[0]" else (B, *dims)
-            if tensor.dim() != len(wanted) or tuple(tensor.shape[1:]) != dims or tensor.shape[0] != B:
+        for k, (dims, tensor) in enumerate(zip(shapes, held, strict=True)):
+            if tensor.shape != (B, *dims):
+                wanted = _shown((B if k else "B", *dims))
                 raise WrongShape(
-                    f"{name} has shape {tuple(tensor.shape)}: expected {_shown(wanted)}, batch axis first, "
-                    f"then the shape that the block was built for. Give a tensor of that shape."
+                    f"{_name(k)} has shape {tuple(tensor.shape)}: expected {wanted}, batch axis first, then the shape "
+                    f"that the block was built for. Give a tensor of that shape."
                 )
             if tensor.device != parameters.device:
                 raise RuntimeError(
-                    f"{name} is on {tensor.device}: expected {parameters.device}, where the block's parameters are. "
-                    f"Move the one or the other with .to()."
+                    f"{_name(k)} is on {tensor.device}: expected {parameters.device}, where the block's parameters "
+                    f"are. Move the one or the other with .to()."
                 )
             if not (tensor.is_floating_point() if autocast else tensor.dtype == parameters.dtype):
                 raise TypeError(
-                    f"{name} has dtype {tensor.dtype}: expected {parameters.dtype}, the parameters' dtype "
+                    f"{_name(k)} has dtype {tensor.dtype}: expected {parameters.dtype}, the parameters' dtype "
                     f"(under autocast another floating one may come). Convert the one or the other with .to()."
                 )
         return held[0], tuple(held[1:])
@@ -363,6 +363,11 @@ def _tensors(name: str, given: object, dims: Sequence[tuple[int, ...]]) -> list[
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name}[{k}] is of type {type(tensor).__name__}: expected {wanted}.")
     return list(given)
+
+
+def _name(k: int) -> str:
+    """Of the k-th of the input and the conditions, as the caller gave them."""
+    return f"c[{k - 1}]" if k else "x[0]"
 
 
 def _shown(shape: Sequence[Any]) -> str:
