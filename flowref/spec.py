@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from enum import StrEnum
-from functools import cached_property
 from typing import Any
 
 
@@ -160,42 +159,42 @@ class BlockSpec:
         return cls(dims=dims_in[0], dims_c=tuple(dims_c), **flags)
 
     # Sizes, in the letters of docs/block.md.
-    @cached_property
+    @property
     def C(self) -> int:
         """Channels of the input."""
         return self.dims[0]
 
-    @cached_property
+    @property
     def S(self) -> tuple[int, ...]:
         """Spatial axes."""
         return self.dims[1:]
 
-    @cached_property
+    @property
     def rank(self) -> int:
         """Number of spatial axes, 0 to 3."""
         return len(self.S)
 
-    @cached_property
+    @property
     def N(self) -> int:
         """Pixels: the product of the spatial axes, 1 at rank 0."""
         return math.prod(self.S)
 
-    @cached_property
+    @property
     def P(self) -> int:
         """Channels of the passive part."""
         return self.C - self.C // 2
 
-    @cached_property
+    @property
     def A(self) -> int:
         """Channels of the active part."""
         return self.C // 2
 
-    @cached_property
+    @property
     def subnet_in(self) -> int:
         """Channels that the subnet is given: the passive part, then the conditions."""
         return self.P + sum(d[0] for d in self.dims_c)
 
-    @cached_property
+    @property
     def subnet_out(self) -> int:
         """Channels that the subnet answers with: A for the scaling, A for the shift."""
         return 2 * self.A
