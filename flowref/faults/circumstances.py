@@ -5,6 +5,8 @@ from __future__ import annotations
 from flowref.faults.fault import Fault, fault
 from flowref.faults.passes import CHECKED, FED, HEAD, T
 
+MIXED = "(M @ columns)"
+
 FAULTS: tuple[Fault, ...] = (
     fault(
         "shift-forgotten-past-65535-samples",
@@ -35,6 +37,18 @@ FAULTS: tuple[Fault, ...] = (
         ),
     ),
     fault(
+        "w-sums-64-channels-at-pixels-past-64",
+        "reference.large-sizes-equal-reference",
+        "either direction; the last tile of a product that is cut along channels and pixels",
+        (MIXED, "torch.cat([M @ columns[..., :64], M[:, :64] @ columns[:, :64, 64:]], -1)"),
+    ),
+    fault(
+        "w-sums-64-channels-in-samples-past-64",
+        "reference.large-sizes-equal-reference",
+        "either direction; the last tile of a product that is cut along channels and samples",
+        (MIXED, "torch.cat([M @ columns[:64], M[:, :64] @ columns[64:, :64]])"),
+    ),
+    fault(
         "input-gradient-forgotten-past-2048-pixels",
         "gradient.at-large-sizes",
         "backward of the whole pass, in either direction; values are right",
@@ -43,6 +57,20 @@ FAULTS: tuple[Fault, ...] = (
             CHECKED
             + "\n        if tensor.requires_grad:"
             + "\n            past = (torch.arange(self.spec.N, device=tensor.device) >= 2048).reshape(self.spec.S)"
+            + "\n            tensor = tensor.masked_fill(past, 0) + (tensor * past).detach()",
+        ),
+    ),
+    fault(
+        "input-gradient-forgotten-past-64-channels-and-64-pixels",
+        "gradient.at-large-sizes",
+        "backward of the whole pass, in either direction; values are right; both at once",
+        (
+            CHECKED,
+            CHECKED
+            + "\n        if tensor.requires_grad and tensor.dim() > 1 and tensor.shape[1:] == self.spec.dims:"
+            + "\n            past = (torch.arange(self.spec.N, device=tensor.device) >= 64).reshape(self.spec.S)"
+            + "\n            here = torch.arange(self.spec.C, device=tensor.device) >= 64"
+            + "\n            past = past & here.reshape(-1, *[1] * len(self.spec.S))"
             + "\n            tensor = tensor.masked_fill(past, 0) + (tensor * past).detach()",
         ),
     ),

@@ -26,7 +26,7 @@ STEPS: dict[str, str] = {
     id: step
     for step, ids in {
         "coupling": """reverse-scales-up-again reverse-ignores-conditions shift-forgotten-past-256-pixels
-            shift-is-clamped-too conditions-leak-into-the-passive-part subnet-called-twice second-condition-ignored
+            shift-forgotten-past-524288-numbers shift-is-clamped-too conditions-leak-into-the-passive-part subnet-called-twice second-condition-ignored
             halves-interleaved first-sample-not-shifted exp-keeps-12-bits non-finite-condition-masks-the-batch""",
         "clamp": """clamp-missing clamp-does-not-divide-by-alpha clamp-one-sided clamp-logs-what-saturates""",
         "GIN mean": "gin-mean-over-channels-only gin-mean-of-padded-tiles",
@@ -35,13 +35,15 @@ STEPS: dict[str, str] = {
             offset-ignored""",
         "W": """mixing-in-float32 soft-matrix-transposed-before-reflections soft-has-either-determinant
             soft-is-near-the-identity hard-never-keeps-channel-0 reflections-on-the-other-side-of-w0
-            reflections-fixed-by-the-constructor reflections-start-tiny reverse-permutation-ignored""",
+            reflections-fixed-by-the-constructor reflections-start-tiny reverse-permutation-ignored
+            w-sums-64-channels-at-pixels-past-64 w-sums-64-channels-in-samples-past-64""",
         "log-det": """reverse-logdet-without-minus-of-coupling logdet-forgets-coupling logdet-of-active-scales-only
             logdet-logs-the-sum-of-scales logdet-adds-that-of-stored-w logdet-forgets-pixels-past-256
             logdet-keeps-an-axis logdet-sums-over-the-batch logdet-sums-one-by-one gin-logdet-before-centring
             logdet-forgets-pixels half-sums-in-half""",
         "gradient": """backward-assumes-contiguous-gradients conditions-detached offset-gradient-doubled
             scale-detached-in-output shift-detached answer-scaled-in-place expanded-gradient-read-as-a-row
+            input-gradient-forgotten-past-64-channels-and-64-pixels
             pass-clears-gradients graph-made-under-no-grad""",
         "state": """second-pass-clamps-wider scale-and-offset-share-their-storage state-has-an-entry-more
             reflections-are-not-trained w-cached-at-first-pass w-cached-until-loading eval-keeps-w

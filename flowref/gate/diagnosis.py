@@ -84,6 +84,11 @@ class Diagnosis:
     first: Place | None = None
     gone: tuple[str, ...] = ()
 
+    @property
+    def certain(self) -> bool:
+        """Whether the step is not only what is left when none of the others is it."""
+        return bool(self.gone) or self.step != COUPLING
+
     def __str__(self) -> str:
         if self.first is None:
             return f"{self.step} (passes and gradients of this case are within their bounds)"
@@ -161,9 +166,19 @@ def diagnose(ask: Ask, law: Law, direction: str) -> Diagnosis:
     order = BOTH if direction not in BOTH else (direction, *(d for d in BOTH if d != direction))
     for precision in ("float32", ask.precision) if ask.precision in HALVES else (ask.precision,):
         here = replace(ask, precision=precision)
-        for place in (place for d in order for place in places(here, d)):
-            if place.out:
-                return explain(here, place)
+        found: Diagnosis | None = None
+        for d in order:
+            place = next((place for place in places(here, d) if place.out), None)
+            if place is None:
+                continue
+            told = explain(here, place)
+            if told.certain:
+                return told
+            # Nothing that is made neutral helps here, as with a W whose sums are cut short, even those of I; the other
+            # direction meets the steps in another order, and may tell.
+            found = found or told
+        if found is not None:
+            return found
     return Diagnosis(OF_FAMILY.get(law.family, law.family))
 
 

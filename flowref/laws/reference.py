@@ -50,11 +50,13 @@ def inference_equals_reference(run: Run) -> None:
 
 
 @law(
-    "f at sizes past 1024, 4096 and 65,536 along each axis, and 2¹⁹ in all = the reference's f",
+    "f at sizes past 1024, 4096 and 65,536 along an axis, 64 along two, and 2¹⁹ in all = the reference's f",
     broken_by=(
         "shift-forgotten-past-65535-samples",
         "shift-forgotten-past-2048-pixels",
         "shift-forgotten-past-524288-numbers",
+        "w-sums-64-channels-at-pixels-past-64",
+        "w-sums-64-channels-in-samples-past-64",
     ),
     own=LARGE,
     precisions=("float32",),
@@ -63,8 +65,9 @@ def large_sizes_equal_reference(run: Run) -> None:
     """At sizes past any tile of a kernel, and past the limits of a grid, output and log-det are the reference's.
 
     Bound: the error of the pass.
-    Sees: a tile, block or grid that ends before the samples, channels or pixels do; samples of a large batch that are
-        taken in turns, some of them never.
+    Sees: a tile, block or grid that ends before the samples, channels or pixels do; a product with W whose tiles are
+        right at an end of one axis, and wrong at an end of two; samples of a large batch that are taken in turns, some
+        of them never.
     Blind to: gradients (`gradient.at-large-sizes`); more than 2³¹ elements.
     Spec: 2. Since: 0.2.
     """

@@ -51,8 +51,8 @@ HALF = {
     "max_CN": 24,
     "max_B": 5,
 }
-# One axis at a time past what a tile or a grid holds: samples, pixels, channels; and all of x past 2^19 numbers, where
-# a block may begin to work on some samples after the others.
+# One axis at a time past what a tile or a grid holds: samples, pixels, channels; two at once past what a tile of a
+# product with W holds; and all of x past 2^19 numbers, where a block may begin to take some samples after the others.
 LARGE: tuple[Mapping[str, Any], ...] = (
     {"B": 1030, "C": 3, "S": (2,), "soft": True, "affine": "EXP", "conditions": (2,)},
     {"B": 65_540, "C": 2, "subnet": "constant"},
@@ -62,6 +62,8 @@ LARGE: tuple[Mapping[str, Any], ...] = (
     {"B": 1, "C": 1030, "affine": "SIGMOID", "subnet": "constant"},
     {"B": 2, "C": 515, "S": (3,), "gin": True, "reverse_permutation": True, "subnet": "constant"},
     {"B": 1, "C": 390, "S": (2,), "soft": True, "reflections": 2, "subnet": "constant"},
+    {"B": 2, "C": 67, "S": (7, 19), "soft": True, "subnet": "network"},
+    {"B": 67, "C": 131, "soft": True, "subnet": "network"},
     {"B": 131, "C": 5, "S": (811,), "soft": True, "reflections": 2, "subnet": "constant"},
 )
 EDGES = ("batch-0", "channels-1", "reflections-hard", "alpha-0")

@@ -27,6 +27,8 @@ def law(name: str) -> registry.Law:
     return registry.find(name)[0]
 
 
+LARGE = {"C": 67, "S": (7, 19), "conditions": (), "reverse_permutation": False}
+
 # Fault, law that it breaks, direction, what is changed of FULL, step.
 LEADS: list[tuple[str, str, str, dict[str, Any], str]] = [
     ("reverse-scales-up-again", "inverse.forward-undoes-reverse", "both", {}, "coupling"),
@@ -39,6 +41,8 @@ LEADS: list[tuple[str, str, str, dict[str, Any], str]] = [
     ("offset-after-mixing", "reference.output-equals-reference", "forward", {}, "global affine"),
     ("scale-enters-twice", "gradient.by-subnet", "reverse", {}, "global affine"),
     ("reverse-mixes-forward", "inverse.reverse-undoes-forward", "both", {}, "W"),
+    ("w-sums-64-channels-at-pixels-past-64", "reference.large-sizes-equal-reference", "forward", LARGE, "W"),
+    ("w-sums-64-channels-at-pixels-past-64", "reference.large-sizes-equal-reference", "reverse", LARGE, "W"),
     ("reflections-on-the-other-side-of-w0", "gradient.by-input", "forward", {"reflections": 3}, "W"),
     ("logdet-forgets-coupling", "logdet.equals-jacobian", "forward", {}, "log-det"),
     ("logdet-keeps-an-axis", "logdet.one-value-a-sample", "forward", {}, "log-det"),
