@@ -26,8 +26,9 @@ STEPS: dict[str, str] = {
     id: step
     for step, ids in {
         "coupling": """reverse-scales-up-again reverse-ignores-conditions shift-forgotten-past-256-pixels
-            shift-forgotten-past-524288-numbers shift-is-clamped-too conditions-leak-into-the-passive-part subnet-called-twice second-condition-ignored
-            halves-interleaved first-sample-not-shifted exp-keeps-12-bits non-finite-condition-masks-the-batch""",
+            shift-forgotten-past-524288-numbers shift-is-clamped-too conditions-leak-into-the-passive-part
+            subnet-called-twice second-condition-ignored halves-interleaved first-sample-not-shifted exp-keeps-12-bits
+            non-finite-condition-masks-the-batch""",
         "clamp": """clamp-missing clamp-does-not-divide-by-alpha clamp-one-sided clamp-logs-what-saturates""",
         "GIN mean": "gin-mean-over-channels-only gin-mean-of-padded-tiles",
         "global affine": """reverse-keeps-offset offset-forgotten-past-16-channels initial-softplus-scale-is-10-g
