@@ -206,7 +206,7 @@ class Judge:
         if law.own:
             return [stream.narrow({"seed": 1 + turn, **row}, dialect, fix) for turn, row in enumerate(law.own)]
         rows = stream.rows(self.settings.budget.rows, dialect, fix) if edge is None else None
-        return (stream.edge_rows(str(edge), dialect, fix) if rows is None else rows)[: law.rows]
+        return stream.edge_rows(str(edge), dialect, fix)[: law.rows] if rows is None else enough(rows, law)
 
     def _is_closed(self, trial: Trial, gate: str, edge: str | None, reflected: bool) -> bool:
         """Whether the target fails the gatekeeper of an edge, or of a half precision. Asked once a process."""
@@ -378,6 +378,20 @@ def _cases(each: Pass, test: Test) -> Iterator[Case]:
         case = made(recipe)
         if each.admits(case) and test(case):
             yield case
+
+
+def enough(rows: list[Recipe], law: Law) -> list[Recipe]:
+    """As many rows as the law asks for, and those behind them that first meet a regime that it requires.
+
+    So that no regime is left to what a search happens to draw.
+    """
+    found = rows[: law.rows]
+    missing = set(law.regimes).difference(*(made(row).regimes for row in found)) if found != rows else set()
+    for row in rows[len(found) :]:
+        if missing & made(row).regimes:
+            found.append(row)
+            missing -= made(row).regimes
+    return found
 
 
 def _status(

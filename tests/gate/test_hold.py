@@ -250,3 +250,19 @@ def test_what_an_item_leaves_of_its_share_is_had_by_those_that_follow(monkeypatc
 
     # Ten each; what the first two left, in parts; less after one that took too long, and a quarter where none is left.
     assert shares == [10, 10.89, 12, 12, 14, 4.8, 4.8, 4.8, 4.8, 4.8, 2.5]
+
+
+@pytest.mark.parametrize("dialect", ("anomalib", "freia-main", "documented"))
+def test_no_required_regime_is_left_to_what_a_search_draws(dialect: str) -> None:
+    """But one that is illegal in the dialect. Some laws ask for fewer rows than there are, and rows go by rank."""
+    few = [law for law in registry.all() if law.regimes and law.rows and not law.own and not law.parts]
+    more = 0
+    for law in few:
+        rows = stream.rows("ci", dialect, law.fix)
+        found = hold.enough(rows, law)
+        met = frozenset[str]().union(*(hold.made(row).regimes for row in found))
+
+        assert not set(law.regimes) - met - ({"alpha-0"} if dialect == "freia-main" else set()), law.id
+        assert found[: law.rows] == rows[: law.rows]
+        more += len(found) > law.rows
+    assert more >= 5

@@ -1,12 +1,18 @@
 """Half precisions: cases are narrowed to what they can decide, and what a law fixes stays fixed."""
 
 import pytest
+import torch
 
+from flowref.cases import Recipe
+from flowref.fast import AllInOneBlock
 from flowref.faults import matrix
 from flowref.gate.hold import Judge
 from flowref.gate.options import Settings
 from flowref.gate.plan import items
 from flowref.laws import registry
+from flowref.laws.run import LawBroken, Run, hold_case
+from flowref.reference import ReferenceBlock
+from flowref.targets import Module
 
 JUDGED = [law for law in registry.asked() if law.half]
 
@@ -43,3 +49,31 @@ def test_a_variant_that_adds_in_half_precision_does_not_claim_it():
 
     assert claimed["plain"] == ("bfloat16", "float32")
     assert claimed["channels-in-chunks"] == claimed["sum-of-products-for-matmul"] == ("float32",)
+
+
+@pytest.mark.parametrize("block", (AllInOneBlock, ReferenceBlock))
+def test_an_answer_beyond_float16_need_not_be_finite(block):
+    """σ is tiny, and the way back divides by it: 2.4e7 comes out, of which float16 makes infinity."""
+    (law,) = registry.find("dtype.answers-in-float16")
+    case, target = Recipe(B=1, g=0.25, scale="wide", bits=8, seed=30).case(), Module(block, dialect="anomalib")
+    y = Run(case, target, "float16", "reverse").answer.y
+
+    hold_case(law, case, target, "float16", "reverse")
+
+    assert y.isinf().sum() == 1
+
+
+class Nothing(AllInOneBlock):
+    """Answers NaN."""
+
+    def forward(self, *given, **flags):
+        (y,), logdet = super().forward(*given, **flags)
+        return (y * torch.nan,), logdet
+
+
+def test_an_answer_within_float16_must_be_finite():
+    (law,) = registry.find("dtype.answers-in-float16")
+    case = Recipe(B=1, g=0.25, scale="wide", bits=8, seed=30).case()
+
+    with pytest.raises(LawBroken, match="whether the output is finite"):
+        hold_case(law, case, Module(Nothing, dialect="anomalib"), "float16", "reverse")
