@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -160,33 +159,40 @@ def _kernel(function: Any) -> Any:
 # ---- jobs
 #
 # A job is one call of a kernel for all of x. It is cut into parts, each of which writes what no other does: groups of
-# samples, or, of images fewer than threads, lanes: every lanes-th channel. Whoever calls the kernel takes parts until
-# none is left, so that any number of threads may call it with one job, and none waits for a slow one. What a part
-# computes depends on its number alone.
+# samples, or, of images fewer than threads, lanes: every lanes-th channel. What a part computes depends on its number
+# alone.
+#
+# Each thread `me` has an equal run of parts, in order, as torch's operators cut a tensor up. So what one kernel, or the
+# subnet, writes is read by the same thread in the next, out of the caches of its core: to fetch a number from a core
+# that shares none with it takes as long as all that is done to it. Whose run is through takes parts of the others', so
+# that none waits for a slow one. Behind a job lies, for each thread, how many of its run are taken.
 
 _FIXED: dict[str, Any] = {  # the same for all jobs of a pass
     **dict.fromkeys("src dst table B C N A P first passive width groups".split(), ctypes.c_int64),
     **dict.fromkeys("alpha c slope unit".split(), ctypes.c_float),
     **dict.fromkeys("reverse gin from_there to_there".split(), ctypes.c_bool),
 }
-_GIVEN = "x asked a y g j_ gx ga logs means part w row step room samples slot lanes stage next parts"
+_GIVEN = "x asked a y g j_ gx ga logs means part w row step room samples lanes stage begin parts threads"
 
 
 class Job(ctypes.Structure):
-    """What a kernel is called with; 0 where nothing is given."""
+    """What a kernel is called with; 0 where nothing is given. Parts are numbered from begin to parts - 1."""
 
     _fields_ = [*_FIXED.items(), *((name, ctypes.c_int64) for name in _GIVEN.split())]
 
-    def more(self, **given: int) -> Job:
-        """A copy with these values."""
-        job = Job.from_buffer_copy(self)
+    def call(self, threads: int, **given: int) -> Job:
+        """A copy with these values, with which so many threads can call a kernel, once."""
+        room = bytearray(SIZE + APART * threads)
+        room[:SIZE] = self
+        job = Job.from_buffer(room)
+        job.threads = threads
         for name, value in given.items():
             setattr(job, name, value)
         return job
 
 
 JOB = np.dtype(Job)
-NEXT, SLOT = Job.next.offset, Job.slot.offset
+SIZE, APART = ctypes.sizeof(Job), 128  # bytes; counts of two threads share no line of a cache
 
 
 def address(array: Any) -> int:
@@ -200,15 +206,16 @@ def _job(at: Any) -> Any:
 
 
 @njit(inline="always")
-def _next(at: Any) -> Any:
-    """The number of the part to be taken next."""
-    return take(at + NEXT)
-
-
-@njit(inline="always")
-def _slot(at: Any) -> Any:
-    """The number of the thread that asks, which does so once."""
-    return take(at + SLOT)
+def _next(at: Any, me: Any) -> Any:
+    """The number of a part that no thread has taken yet, of this thread's while there are any; else job.parts."""
+    job = _job(at)
+    parts, threads = job.parts - job.begin, job.threads
+    for i in range(threads):
+        whose = (me + i) % threads
+        k = parts * whose // threads + take(at + SIZE + APART * whose)
+        if k < parts * (whose + 1) // threads:
+            return job.begin + k
+    return job.parts
 
 
 @njit(inline="always")
@@ -229,12 +236,11 @@ def _means_of(address: Any, n: Any) -> Any:
     return carray(pointer(address), (n,), np.float32)
 
 
-@cache
-def callback(kernel: Any) -> int:
-    """The address of kernel(job) as a C function of the job's address, which needs no interpreter."""
+def callback(kernel: Any, number: Any) -> int:
+    """The address of a C function of a job, in which each thread calls the kernel with its number(), of ctypes."""
 
     def take_part(at: int) -> None:
-        kernel(at)
+        kernel(at, number())
 
     compiled = cfunc(types.void(types.int64), nopython=True)(take_part)
     return int(compiled.address)
@@ -543,13 +549,13 @@ def _rows_added(v: Any, to: Any, at: Any, stride: Any, index: Any, j0: Any, m: A
 
 
 @_kernel
-def ask(at: int) -> None:
+def ask(at: int, me: int) -> None:
     """Passive channels of z into the first P of `asked`, (B, width, N), an output."""
     job = _job(at)
-    k = _next(at)
+    k = _next(at, me)
     while k < job.parts:
         _ask(job, k)
-        k = _next(at)
+        k = _next(at, me)
 
 
 @_inline
@@ -582,13 +588,13 @@ def _ask(job: Any, k: Any) -> None:
 
 
 @_kernel
-def ask_back(at: int) -> None:
+def ask_back(at: int, me: int) -> None:
     """Adds to gx, an output, the gradient g by what was asked, in reverse to part (groups, 2, C) that by σ and o."""
     job = _job(at)
-    k = _next(at)
+    k = _next(at, me)
     while k < job.parts:
         _ask_back(job, k)
-        k = _next(at)
+        k = _next(at, me)
 
 
 @_inline
@@ -757,34 +763,34 @@ def _mix(job: Any, x: Any, y: Any, i0: Any, i1: Any, panel: Any) -> None:
 
 
 @_kernel
-def mix(at: int) -> None:
+def mix(at: int, me: int) -> None:
     """y, an output, = W x, of images. C >= HIGH, N >= LANES. A part is a panel of a sample, of ⌈N / PANEL⌉.
 
     Rows of W, at w, are `row` numbers apart, its columns `step`. room: scratch, (threads, C, PANEL).
     """
     job = _job(at)
     C, N = job.C, job.N
-    panel, panels = job.room + 4 * PANEL * C * _slot(at), (N + PANEL - 1) // PANEL
-    k = _next(at)
+    panel, panels = job.room + 4 * PANEL * C * me, (N + PANEL - 1) // PANEL
+    k = _next(at, me)
     while k < job.parts:
         of, i = 4 * (k // panels) * C * N, k % panels
         _mix(job, job.x + of, job.y + of, i, i + 1, panel)
-        k = _next(at)
+        k = _next(at, me)
 
 
 @_kernel
-def mix_rows(at: int) -> None:
+def mix_rows(at: int, me: int) -> None:
     """The same of `samples` vectors, HIGH or more. C >= LANES.
 
     A part is a panel of channels, of ⌈C / PANEL⌉, and a group of samples, as many as make up the parts.
     """
     job = _job(at)
     x, y, w, row, step, C, samples = job.x, job.y, job.w, job.row, job.step, job.C, job.samples
-    panel = job.room + 4 * PANEL * C * _slot(at)
+    panel = job.room + 4 * PANEL * C * me
     panels = (C + PANEL - 1) // PANEL
     groups = job.parts // panels
     held = -1
-    k = _next(at)
+    k = _next(at, me)
     while k < job.parts:
         start, size = _panel(C, k // groups)
         if held != k // groups:
@@ -800,14 +806,14 @@ def mix_rows(at: int) -> None:
                 n += vectors * LANES
         b0, b1 = samples * (k % groups) // groups, samples * (k % groups + 1) // groups
         _tiles(x + 4 * b0 * C, C, 1, b1 - b0, panel, size, C, y + 4 * (b0 * C + start), C)
-        k = _next(at)
+        k = _next(at, me)
 
 
 # ---- coupling, affine and permutation: images
 
 
 @_kernel
-def couple(at: int) -> None:
+def couple(at: int, me: int) -> None:
     """y, an output, of images. logs (B, lanes), an output: Σ l of the channels of a lane.
 
     Under GIN stage 1 writes l to y and logs, stage 2, once all parts are through it, takes the mean of logs (to means,
@@ -816,9 +822,9 @@ def couple(at: int) -> None:
     """
     job = _job(at)
     B, C, N, groups, y, w = job.B, job.C, job.N, job.groups, job.y, job.w
-    panel = job.room + 4 * (PANEL + N) * C * _slot(at)
+    panel = job.room + 4 * (PANEL + N) * C * me
     image = panel + 4 * PANEL * C
-    k = _next(at)
+    k = _next(at, me)
     while k < job.parts:
         k0, k1, lane = _share(job, k)
         for b in range(B * k0 // groups, B * k1 // groups):
@@ -826,7 +832,7 @@ def couple(at: int) -> None:
             _couple(job, b, lane, image - of if w else y)
             if w:
                 _mix(job, image, y + of, 0, (N + PANEL - 1) // PANEL, panel)
-        k = _next(at)
+        k = _next(at, me)
 
 
 @_inline
@@ -899,7 +905,7 @@ def _couple(job: Any, b: Any, lane: Any, y: Any) -> None:
 
 
 @_kernel
-def couple_back(at: int) -> None:
+def couple_back(at: int, me: int) -> None:
     """Gradients by x and a, outputs, and by σ and o into part, (groups, 2, C), an output that is 0 before.
 
     Stages and logs as in `couple`: under GIN stage 1 writes the gradient by l to ga, its sum to logs, and stage 2 takes
@@ -907,9 +913,9 @@ def couple_back(at: int) -> None:
     """
     job = _job(at)
     B, C, N, groups, g, w = job.B, job.C, job.N, job.groups, job.g, job.w
-    panel = job.room + 4 * (PANEL + N) * C * _slot(at)
+    panel = job.room + 4 * (PANEL + N) * C * me
     image = panel + 4 * PANEL * C
-    part = _next(at)
+    part = _next(at, me)
     while part < job.parts:
         k0, k1, lane = _share(job, part)
         for k in range(k0, k1):
@@ -918,7 +924,7 @@ def couple_back(at: int) -> None:
                 if w:
                     _mix(job, g + of, image, 0, (N + PANEL - 1) // PANEL, panel)
                 _couple_back(job, k, b, lane, image - of if w else g)
-        part = _next(at)
+        part = _next(at, me)
 
 
 @_inline
@@ -1014,13 +1020,13 @@ def _couple_back(job: Any, k: Any, b: Any, lane: Any, g: Any) -> None:
 
 
 @_kernel
-def couple_rows(at: int) -> None:
+def couple_rows(at: int, me: int) -> None:
     """As `couple`, of vectors, all stages at once. logs: (B, 1)."""
     job = _job(at)
-    k = _next(at)
+    k = _next(at, me)
     while k < job.parts:
         _couple_rows(job, k)
-        k = _next(at)
+        k = _next(at, me)
 
 
 @_inline
@@ -1085,13 +1091,13 @@ def _couple_rows(job: Any, share: Any) -> None:
 
 
 @_kernel
-def couple_rows_back(at: int) -> None:
+def couple_rows_back(at: int, me: int) -> None:
     """As `couple_back`, of vectors, all stages at once. logs: (B, 1)."""
     job = _job(at)
-    k = _next(at)
+    k = _next(at, me)
     while k < job.parts:
         _couple_rows_back(job, k)
-        k = _next(at)
+        k = _next(at, me)
 
 
 @_inline

@@ -151,12 +151,12 @@ class Plan(nodes.Plan):
 
     def _call(self, kernel: Any, parts: int, W: Tensor | None = None, pixels: int = 0, **given: int) -> None:
         """Calls a kernel once. Where it multiplies by W, each thread has room for a panel, and for so many pixels."""
-        threads = min(self.threads, parts - given.get("next", 0))
+        threads = min(self.threads, parts - given.get("begin", 0))
         if W is not None:
             room = _fresh((threads, self.C, cpu.PANEL + pixels))
             given["row"], given["step"] = W.stride()
             given |= {"w": W.data_ptr(), "room": room.data_ptr()}
-        pool.run(kernel, self.fixed.more(parts=parts, **given), threads)
+        pool.run(kernel, self.fixed.call(threads, parts=parts, **given))
 
     def _run(self, kernel: Any, turn: Turn | None = None, W: Tensor | None = None, **given: int) -> None:
         """Calls a kernel on tensors and arrays, given by their addresses: on all of x at once, or on a turn's part."""
@@ -169,7 +169,7 @@ class Plan(nodes.Plan):
         elif turn is not None:
             start, parts = turn.first, turn.stop
         for stage in stages:
-            self._call(kernel, parts, W, self.N, lanes=lanes, stage=stage, next=start, **given)
+            self._call(kernel, parts, W, self.N, lanes=lanes, stage=stage, begin=start, **given)
 
     def asked(self, data: Tensor, conditions: Sequence[Tensor]) -> Tensor:
         """The subnet's input, (B, P + ΣC_k, *S)."""

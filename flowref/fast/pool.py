@@ -27,33 +27,37 @@ _made = 0
 _forked = False
 
 
-def run(kernel: Any, job: cpu.Job, threads: int) -> None:
-    """The kernel on a job in so many threads at once, this one among them; returns when all are through."""
-    at = ctypes.addressof(job)
+def run(kernel: Any, job: cpu.Job) -> None:
+    """The kernel on a job in as many threads as it is for, this one among them; returns when all are through."""
+    at, threads = ctypes.addressof(job), job.threads
     if threads == 1:
-        kernel(at)
+        kernel(at, 0)
     elif (team := None if _forked else _team()) is not None:
-        team(cpu.callback(kernel), at, threads, 0)
+        team(kernel, at, threads)
     else:
-        spread(lambda _: kernel(at), threads)
+        spread(lambda me: kernel(at, me), threads)
 
 
 @cache
-def _team() -> Callable[[int, int, int, int], None] | None:
-    """(function, its argument, threads, flags): calls a C function in each thread of torch's OpenMP team.
+def _team() -> Callable[[Any, int, int], None] | None:
+    """Calls a kernel on a job, by its address, in so many threads of torch's OpenMP team.
 
-    That is `GOMP_parallel`, the entry that GCC calls for a parallel region, which LLVM's and Intel's runtimes offer on
-    Linux as well. It is looked up in torch's own library, which finds that of the runtime that torch is linked to. None
-    where torch has no OpenMP or its runtime no such entry.
+    It does so by `GOMP_parallel`, the entry that GCC calls for a parallel region, which LLVM's and Intel's runtimes
+    offer on Linux as well, and a thread asks `omp_get_thread_num` for its number. Both are looked up in torch's own
+    library, which finds those of the runtime that torch is linked to. None where torch has no OpenMP or its runtime no
+    such entry.
     """
     if not torch.backends.openmp.is_available():
         return None
     try:
-        team = ctypes.CDLL(torch._C.__file__).GOMP_parallel
+        library = ctypes.CDLL(torch._C.__file__)
+        parallel, number = library.GOMP_parallel, library.omp_get_thread_num
     except (OSError, AttributeError):
         return None
-    team.argtypes, team.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
-    return team
+    parallel.argtypes, parallel.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
+    number.argtypes, number.restype = (), ctypes.c_int
+    callback = cache(lambda kernel: cpu.callback(kernel, number))
+    return lambda kernel, at, threads: parallel(callback(kernel), at, threads, 0)
 
 
 # ---- threads of our own

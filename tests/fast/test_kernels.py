@@ -1,5 +1,6 @@
 """The compiled kernels: their functions to a few ulps, their passes by the laws, and what holds around them."""
 
+import ctypes
 import math
 import os
 import sys
@@ -397,6 +398,18 @@ def test_every_part_is_done_once_and_an_error_comes_back():
 
     with pytest.raises(ZeroDivisionError, match="three"):
         pool.spread(fails, 5)
+
+
+@pytest.mark.parametrize("threads, begin, parts", [(1, 0, 5), (3, 0, 8), (4, 7, 9), (5, 2, 40)])
+def test_a_thread_takes_the_parts_of_its_own_run_first_and_all_are_taken_once(threads, begin, parts):
+    """Who reads a number is then who wrote it, as torch's operators cut a tensor up in the same way."""
+    job = cpu.Job().call(threads, begin=begin, parts=parts)
+    following = cpu.njit(lambda at, me: cpu._next(at, me))
+    size = parts - begin
+    runs = [[begin + k for k in range(size * t // threads, size * (t + 1) // threads)] for t in range(threads)]
+    me = threads // 2
+    taken = [following(ctypes.addressof(job), me) for _ in range(size + 2)]
+    assert taken == [*sum(runs[me:] + runs[:me], []), parts, parts]
 
 
 def test_threads_that_call_at_once_get_what_each_gets_alone(block, monkeypatch):
