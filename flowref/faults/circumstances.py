@@ -6,6 +6,7 @@ from flowref.faults.fault import Fault, fault
 from flowref.faults.passes import CHECKED, FED, HEAD, T
 
 MIXED = "(M @ columns)"
+SHARED = "\n        threads = torch.get_num_threads()\n        shared = len(t) // threads * threads"
 
 FAULTS: tuple[Fault, ...] = (
     fault(
@@ -47,6 +48,24 @@ FAULTS: tuple[Fault, ...] = (
         "reference.large-sizes-equal-reference",
         "either direction; the last tile of a product that is cut along channels and samples",
         (MIXED, "torch.cat([M @ columns[:64], M[:, :64] @ columns[64:, :64]])"),
+    ),
+    fault(
+        "shift-forgotten-behind-equal-shares-of-threads",
+        "reference.several-threads-equal-reference",
+        "consistent in both directions; each thread has as many samples, and what is left over has none",
+        (T, T + SHARED + "\n        t = torch.cat([t[:shared], 0 * t[shared:]])"),
+    ),
+    fault(
+        "input-gradient-forgotten-behind-equal-shares-of-threads",
+        "gradient.on-several-threads",
+        "backward of the whole pass, in either direction; values are right",
+        (
+            CHECKED,
+            CHECKED
+            + SHARED.replace("len(t)", "len(tensor)")
+            + "\n        if tensor.requires_grad:"
+            + "\n            tensor = torch.cat([tensor[:shared], tensor[shared:].detach()])",
+        ),
     ),
     fault(
         "input-gradient-forgotten-past-2048-pixels",

@@ -54,6 +54,8 @@ STEPS: dict[str, str] = {
             tf32-switched-on output-is-a-kept-buffer w-kept-with-its-graph active-half-handed-over-on-the-block
             workspace-of-all-blocks""",
         "batch": "nan-spreads-over-the-batch",
+        "threads": """shift-forgotten-behind-equal-shares-of-threads
+            input-gradient-forgotten-behind-equal-shares-of-threads""",
         "dtype": "float64-input-cut-to-float32",
         "random": "rotation-drawn-from-numpy construction-shuffles-by-python w-always-in-float32",
         "refusals": """shapes-rounded fourth-axis-folded unknown-activation-taken-for-exp clamp-of-0-divided-by

@@ -23,11 +23,13 @@ from flowref.laws.logdet import scale_of
 from flowref.laws.registry import BOTH, HALVES, Law
 from flowref.laws.run import LawBroken, Meter, Run
 
-# Steps of a pass; a law that shows in no pass leads to what its family is about.
+# Steps of a pass; a law that shows in none, on one thread, leads to what it, or its family, is about.
 COUPLING, CLAMP, GIN, AFFINE, MIXING = "coupling", "clamp", "GIN mean", "global affine", "W"
 LOGDET, GRADIENT, STATE, ANSWER, DTYPE = "log-det", "gradient", "state", "answer", "dtype"
 ANY, SECOND = "an answer", "output of a second pass"
-OF_FAMILY = {
+ABOUT = {
+    "reference.several-threads-equal-reference": "threads",
+    "gradient.on-several-threads": "threads",
     "shape": ANSWER,
     "reference": COUPLING,
     "inverse": STATE,
@@ -179,7 +181,7 @@ def diagnose(ask: Ask, law: Law, direction: str) -> Diagnosis:
             found = found or told
         if found is not None:
             return found
-    return Diagnosis(OF_FAMILY.get(law.family, law.family))
+    return Diagnosis(ABOUT.get(law.id) or ABOUT.get(law.family, law.family))
 
 
 def explain(ask: Ask, first: Place) -> Diagnosis:

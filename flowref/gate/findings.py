@@ -43,6 +43,7 @@ EXPLAINED: dict[str, tuple[str, ...]] = {
     "purity.nothing-stays-alive": ("purity.outputs-are-the-callers",),
     "purity.instances-do-not-know-of-each-other": ("purity.outputs-are-the-callers",),
     "gradient.no-graph-under-no-grad": ("purity.settings-stay",),
+    "gradient.on-several-threads": ("reference.several-threads-equal-reference",),
     "gradient.runs-through-a-kept-answer": ("purity.answer-keeps-its-bits", "gradient.by-subnet"),
     # All coefficients go through one pass, those that are NaN too.
     "clamp.exhaustive-half": ("batch.nan-stays-in-its-sample", "logdet.independent-of-the-batch"),

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from flowref.bounds import FLOAT32
 from flowref.cases.case import lay_out
-from flowref.laws.registry import EDGES, LARGE, law
-from flowref.laws.run import KINDS, Answer, Run
+from flowref.laws.registry import EDGES, LARGE, MANY, law
+from flowref.laws.run import KINDS, Answer, Run, several_threads
 
 NEEDS = ("gradient",)
 # A subnet whose last operation keeps its result is one law's own, so that a block that overwrites the answer, and
@@ -141,6 +141,30 @@ def at_large_sizes(run: Run) -> None:
     want, got = run.wanted.gradients(run.rev, "both"), run.gradients("both")
     for name in want:
         run.near(want[name], got.get(name), f"the gradient by {name}")
+
+
+@law(
+    "∂(Σ gy·y + Σ gj·logdet)/∂(x, c_k, s, o, v_k) on several threads",
+    broken_by="input-gradient-forgotten-behind-equal-shares-of-threads",
+    own=MANY,
+    precisions=("float32",),
+    devices=("cpu",),
+    needs=(*NEEDS, "state"),
+)
+def on_several_threads(run: Run) -> None:
+    """Where torch has several threads, gradients are the reference's too.
+
+    Bound: as of `by-input`.
+    Sees: a backward whose work is cut up among threads, some of it left to none or done by two; sums over samples that
+        threads take from each other.
+    Blind to: outputs (`reference.several-threads-equal-reference`).
+    Spec: 2, 6. Since: 0.2.
+    """
+    want = run.wanted.gradients(run.rev, "both")
+    with several_threads():
+        got = run.gradients("both")
+    for name in want:
+        run.near(want[name], got.get(name), f"the gradient by {name} on several threads")
 
 
 # What comes in, and what goes where.

@@ -3,8 +3,8 @@
 import torch
 
 from flowref.laws.logdet import scale_of
-from flowref.laws.registry import EDGES, LARGE, law
-from flowref.laws.run import Run
+from flowref.laws.registry import EDGES, LARGE, MANY, law
+from flowref.laws.run import Run, several_threads
 
 
 @law(
@@ -73,3 +73,27 @@ def large_sizes_equal_reference(run: Run) -> None:
     """
     run.near(run.want.out, run.answer.y, "the output")
     run.near(run.want.logdet, run.answer.logdet, "the log-det", scale=scale_of(run))
+
+
+@law(
+    "f on several threads = the reference's f",
+    broken_by="shift-forgotten-behind-equal-shares-of-threads",
+    own=MANY,
+    precisions=("float32",),
+    devices=("cpu",),
+)
+def several_threads_equal_reference(run: Run) -> None:
+    """Where torch has several threads, output and log-det are the reference's too.
+
+    Bound: the error of the pass.
+    Sees: work that is cut up among threads, some of it left to none or done by two; sums that threads take from each
+        other; scratch that they share.
+    Blind to: gradients (`gradient.on-several-threads`); threads that don't follow `torch.set_num_threads`, which all
+        other laws meet.
+    Spec: 2, 6. Since: 0.2.
+    """
+    want = run.want
+    with several_threads():
+        got = run.go()
+    run.near(want.out, got.y, "the output on several threads")
+    run.near(want.logdet, got.logdet, "the log-det on several threads", scale=scale_of(run))

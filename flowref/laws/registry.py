@@ -66,6 +66,15 @@ LARGE: tuple[Mapping[str, Any], ...] = (
     {"B": 67, "C": 131, "soft": True, "subnet": "network"},
     {"B": 131, "C": 5, "S": (811,), "soft": True, "reflections": 2, "subnet": "constant"},
 )
+# 2^17 numbers and more, so that threads are worth their while, cut by samples, or by channels or pixels where those are
+# few: no number of samples but 1 and 2 is a multiple of 2 or 3.
+MANY: tuple[Mapping[str, Any], ...] = (
+    {"B": 1031, "C": 131, "affine": "EXP", "subnet": "constant"},
+    {"B": 2051, "C": 67, "soft": True, "subnet": "constant"},
+    {"B": 1, "C": 5, "S": (163, 163), "gin": True, "reverse_permutation": True, "subnet": "constant"},
+    {"B": 2, "C": 35, "S": (1877,), "soft": True, "subnet": "constant"},
+    {"B": 47, "C": 3, "S": (31, 31), "affine": "SIGMOID", "soft": True, "reflections": 2, "subnet": "constant"},
+)
 EDGES = ("batch-0", "channels-1", "reflections-hard", "alpha-0")
 FIELDS = ("Bound", "Sees", "Blind to", "Spec", "Since")
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
@@ -32,6 +32,7 @@ DTYPES = {
     "float16": torch.float16,
 }
 DECIDED = 1 / 16  # an element is decided where its bound is at most this share of the scale (docs/bounds.md)
+THREADS = 3  # by which few sizes can be divided without a remainder
 KINDS = ("output", "logdet", "both")  # which of the two the gradients come in by
 
 
@@ -175,6 +176,17 @@ def seed_everything(seed: int) -> None:
         torch.cuda.manual_seed_all(seed)
     np.random.seed(seed)
     random.seed(seed)
+
+
+@contextmanager
+def several_threads() -> Iterator[None]:
+    """torch, and with it the target, on THREADS threads; all else that is judged has one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def reference_block(case: Case) -> ReferenceBlock:

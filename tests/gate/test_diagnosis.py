@@ -52,6 +52,13 @@ LEADS: list[tuple[str, str, str, dict[str, Any], str]] = [
     ("rank-3-flattened", "shape.answers-in-shape", "forward", {"S": (2, 1, 2)}, "answer"),
     ("activation-is-a-local-function", "state.pickle-works", "both", {}, "state"),
     ("shapes-rounded", "error.refused-arguments", "both", {}, "refusals"),
+    (
+        "shift-forgotten-behind-equal-shares-of-threads",
+        "reference.several-threads-equal-reference",
+        "reverse",
+        {"B": 4},
+        "threads",
+    ),
     ("nan-spreads-over-the-batch", "batch.nan-stays-in-its-sample", "forward", {}, "batch"),
 ]
 
