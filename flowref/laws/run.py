@@ -33,6 +33,7 @@ DTYPES = {
 }
 DECIDED = 1 / 16  # an element is decided where its bound is at most this share of the scale (docs/bounds.md)
 THREADS = 3  # by which few sizes can be divided without a remainder
+TURNS = 8  # passes on them: whether one thread spoils what another does is a matter of chance
 KINDS = ("output", "logdet", "both")  # which of the two the gradients come in by
 
 

@@ -5,7 +5,7 @@ import torch
 
 from flowref.cases import Recipe
 from flowref.laws import registry
-from flowref.laws.run import THREADS, TargetRaised, hold_case
+from flowref.laws.run import THREADS, TURNS, TargetRaised, hold_case
 from flowref.reference import ReferenceBlock
 from flowref.targets import Module
 
@@ -43,7 +43,7 @@ def test_the_targets_passes_have_several_threads_and_nothing_behind_them(name):
     Noted.threads.clear()
     (law,) = registry.asked([name])
     hold_case(law, Recipe(B=4, C=3).case(), Module(Noted, dialect="anomalib"), "float32", "forward")
-    assert Noted.threads == [THREADS]
+    assert Noted.threads == TURNS * [THREADS]
     assert torch.get_num_threads() == 1
 
 
