@@ -113,7 +113,7 @@ def test_the_wheel_names_a_planted_sign_error(installed: Path, tmp_path: Path) -
     assert "look at: log-det (" in done.stdout
     (same,) = (line for line in done.stdout.splitlines() if "leads to the same step: " in line)
     assert "inverse.log-dets-cancel" in same
-    assert "Broken: 1 finding (log-det), in 4 of " in done.stdout
+    assert "Broken: 1 finding (log-det), in 5 of " in done.stdout
 
 
 @pytest.mark.slow
