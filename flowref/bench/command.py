@@ -25,6 +25,7 @@ from flowref.gate.findings import findings
 from flowref.gate.options import DEVICES, Unusable, one_of
 from flowref.gate.report.message import message
 from flowref.gate.verdict import BROKEN, HELD, INTERRUPTED, NO_EVIDENCE
+from flowref.laws.run import threads
 
 BUSY = 0.5  # load average a core above which ratios scatter
 
@@ -106,7 +107,7 @@ class Bench:
         else:
             found.contenders = {one.name: "not judged" for one in self.contenders}
         total = len(self.kinds) * len(self.passes) * len(self.preset.sizes) * self.asked.rounds
-        with place.threads(self.threads), place.shown(self.console, total) as tick:
+        with threads(self.threads), place.shown(self.console, total) as tick:
             for kind in self.kinds if self.contenders else ():
                 self._measure(kind, found, tick)
         found.load.append(place.load())

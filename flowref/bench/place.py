@@ -48,17 +48,6 @@ def without_tf32() -> None:
 
 
 @contextmanager
-def threads(number: int) -> Iterator[None]:
-    """torch, and with it the kernels, on so many threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
 def shown(console: Console, total: int) -> Iterator[Tick]:
     """Call it a step, with what is done next: a bar on a terminal, else a line every few seconds."""
     if console.is_terminal:

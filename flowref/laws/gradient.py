@@ -9,7 +9,7 @@ from torch import Tensor
 from flowref.bounds import FLOAT32
 from flowref.cases.case import lay_out
 from flowref.laws.registry import EDGES, LARGE, MANY, law
-from flowref.laws.run import KINDS, TURNS, Answer, Run, several_threads
+from flowref.laws.run import KINDS, THREADS, TURNS, Answer, Run, threads
 
 NEEDS = ("gradient",)
 # A subnet whose last operation keeps its result is one law's own, so that a block that overwrites the answer, and
@@ -162,7 +162,7 @@ def on_several_threads(run: Run) -> None:
     """
     want = run.wanted.gradients(run.rev, "both")
     for _ in range(TURNS):
-        with several_threads():
+        with threads(THREADS):
             got = run.gradients("both")
         for name in want:
             run.near(want[name], got.get(name), f"the gradient by {name} on several threads")

@@ -4,7 +4,7 @@ import torch
 
 from flowref.laws.logdet import scale_of
 from flowref.laws.registry import EDGES, LARGE, MANY, law
-from flowref.laws.run import TURNS, Run, several_threads
+from flowref.laws.run import THREADS, TURNS, Run, threads
 
 
 @law(
@@ -94,7 +94,7 @@ def several_threads_equal_reference(run: Run) -> None:
     """
     want = run.want
     for _ in range(TURNS):
-        with several_threads():
+        with threads(THREADS):
             got = run.go()
         run.near(want.out, got.y, "the output on several threads")
         run.near(want.logdet, got.logdet, "the log-det on several threads", scale=scale_of(run))

@@ -180,10 +180,10 @@ def seed_everything(seed: int) -> None:
 
 
 @contextmanager
-def several_threads() -> Iterator[None]:
-    """torch, and with it the target, on THREADS threads; all else that is judged has one."""
+def threads(number: int) -> Iterator[None]:
+    """torch, and with it a target, on so many threads."""
     before = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(number)
     try:
         yield
     finally:
