@@ -67,7 +67,7 @@ LARGE: tuple[Mapping[str, Any], ...] = (
     {"B": 131, "C": 5, "S": (811,), "soft": True, "reflections": 2, "subnet": "constant"},
 )
 # 2^17 numbers and more, so that threads are worth their while, cut by samples, or by channels or pixels where those are
-# few: no number of samples but 1 and 2 is a multiple of 2 or 3.
+# few. No number of samples is a multiple of 3, so that equal shares leave some over.
 MANY: tuple[Mapping[str, Any], ...] = (
     {"B": 1031, "C": 131, "affine": "EXP", "subnet": "constant"},
     {"B": 2051, "C": 67, "soft": True, "subnet": "constant"},
