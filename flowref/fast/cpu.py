@@ -681,6 +681,33 @@ def _move(typing: Any, of: Any, to: Any, index: Any) -> Any:
 
 
 @intrinsic
+def _transpose(typing: Any, of: Any, row: Any, to: Any, stride: Any) -> Any:
+    """to[j·stride + m] = of[m·row + j] for j, m < LANES; `to` is scratch."""
+
+    def gen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        of, row, to, stride = args
+        held = [builder.load(_vector(builder, of, builder.mul(row, _INT64(m))), align=4) for m in range(LANES)]
+        held = [_marked(builder, v, "inputs") for v in held]
+        by = LANES // 2
+        while by:  # off-diagonal blocks, by × by, change places
+            for i in (i for i in range(LANES) if not i & by):
+                upper = [LANES + n - by if n & by else n for n in range(LANES)]
+                lower = [LANES + n if n & by else n + by for n in range(LANES)]
+                these = held[i], held[i + by]
+                held[i], held[i + by] = (
+                    builder.shuffle_vector(*these, ir.Constant(ir.VectorType(ir.IntType(32), LANES), lanes))
+                    for lanes in (upper, lower)
+                )
+            by //= 2
+        for j, v in enumerate(held):
+            at = _vector(builder, to, builder.mul(stride, _INT64(j)))
+            _marked(builder, builder.store(v, at, align=4), "scratch")
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), gen
+
+
+@intrinsic
 def _tile(typing: Any, vectors: Any, p: Any, row: Any, step: Any, panel: Any, K: Any, y: Any, stride: Any) -> Any:
     """y[i·stride + n] = Σ_k p[i·row + k·step] panel[k·width + n], i < HIGH, k < K, n < width = vectors·LANES."""
 
@@ -782,7 +809,8 @@ def mix(at: int, me: int) -> None:
 def mix_rows(at: int, me: int) -> None:
     """The same of `samples` vectors, HIGH or more. C >= LANES.
 
-    A part is a panel of channels, of ⌈C / PANEL⌉, and a group of samples, as many as make up the parts.
+    A part is a panel of channels, of ⌈C / PANEL⌉, and a group of samples, as many as make up the parts. Of `row` and
+    `step` one is 1.
     """
     job = _job(at)
     x, y, w, row, step, C, samples = job.x, job.y, job.w, job.row, job.step, job.C, job.samples
@@ -799,10 +827,14 @@ def mix_rows(at: int, me: int) -> None:
             while n < size:
                 n0, vectors = _columns(size, n)
                 for v in range(vectors):
-                    of = w + 4 * (start + n0 + v * LANES) * row
-                    for j in range(C):
-                        for m in range(LANES):
-                            keep(panel, n * C + (j * vectors + v) * LANES + m, load(of, m * row + j * step))
+                    of, to = w + 4 * (start + n0 + v * LANES) * row, panel + 4 * (n * C + v * LANES)
+                    if step == 1:  # a panel holds columns of Wᵀ, which lie in W as rows
+                        for j in range(0, C, LANES):
+                            j0 = min(j, C - LANES)
+                            _transpose(of + 4 * j0, row, to + 4 * j0 * vectors * LANES, vectors * LANES)
+                    else:
+                        for j in range(C):
+                            _move(of + 4 * j * step, to, j * vectors * LANES)
                 n += vectors * LANES
         b0, b1 = samples * (k % groups) // groups, samples * (k % groups + 1) // groups
         _tiles(x + 4 * b0 * C, C, 1, b1 - b0, panel, size, C, y + 4 * (b0 * C + start), C)

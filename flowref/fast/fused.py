@@ -154,6 +154,7 @@ class Plan(nodes.Plan):
         threads = min(self.threads, parts - given.get("begin", 0))
         if W is not None:
             room = _fresh((threads, self.C, cpu.PANEL + pixels))
+            W = W if 1 in W.stride() else W.contiguous()
             given["row"], given["step"] = W.stride()
             given |= {"w": W.data_ptr(), "room": room.data_ptr()}
         pool.run(kernel, self.fixed.call(threads, parts=parts, **given))
