@@ -9,6 +9,7 @@ figures that were measured.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -89,23 +90,30 @@ def diagnosed(ids: Sequence[str]) -> Iterator[tuple[str, list[Finding]]]:
         yield id, findings(records[id])
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
-    ids = list(arguments) or list(STEPS)
+    parser = argparse.ArgumentParser(
+        prog="python -m flowref.faults.diagnosed", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("ids", metavar="ID", nargs="*", help=f"a planted fault; without any, {len(STEPS)} of them")
+    given = parser.parse_args(arguments)
+    ids: list[str] = given.ids or list(STEPS)
+    try:
+        for id in ids:
+            corpus.find(id)
+    except KeyError as unknown:
+        parser.error(unknown.args[0])
     one = right = 0
     for start in range(0, len(ids), 8):
         for id, found in diagnosed(ids[start : start + 8]):
-            steps = [finding.step for finding in found]
+            steps, wanted = [finding.step for finding in found], STEPS.get(id, "no step on record")
             one += len(found) == 1
-            right += STEPS.get(id) in steps[:1]
+            right += wanted in steps[:1]
             said = "; ".join(f"{f.step}: {', '.join(f.laws)}" for f in found)
-            print(
-                f"{len(found)} {'right' if STEPS.get(id) in steps else 'WRONG'} {id} ({STEPS.get(id)}) {said}",
-                flush=True,
-            )
+            print(f"{len(found)} {'right' if wanted in steps else 'WRONG'} {id} ({wanted}) {said}", flush=True)
     print(f"{len(ids)} faults: one finding in {one}, the right step first in {right}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
