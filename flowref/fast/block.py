@@ -394,6 +394,8 @@ def _kernels(state: eager.State, given: Sequence[Tensor]) -> Any:
             return None
         if v is not None and v.dtype is not torch.int64 and (v.dtype is not torch.float32 or v.is_neg()):
             return None
+        if v is not None and v._is_zerotensor():  # there is no memory behind it
+            return None
     # W is no part of what the kernels differentiate by.
     if state.there.requires_grad or state.back.requires_grad or _transformed():
         return None

@@ -44,10 +44,13 @@ def _chosen(device: str) -> tuple[str, Any]:
         )
     name = wanted or {"cpu": "numba", "cuda": "triton"}.get(device, "eager")
     found = None if name == "eager" else _found(name)
-    if found is None and wanted in FORMS:
-        raise ImportError(
-            f"{VARIABLE}={wanted}, but {wanted} can't be imported: install {EXTRAS[wanted]}, or unset it."
-        )
+    if isinstance(found, ImportError):
+        if wanted in FORMS:
+            raise ImportError(
+                f"{VARIABLE}={wanted}, but its kernels can't be imported ({found}): install {EXTRAS[wanted]}, or unset "
+                f"{VARIABLE}."
+            )
+        found = None
     able = device in (("cpu",) if name == "numba" else ("cuda",)) or getattr(found, "INTERPRETED", False)
     return (name, found) if found is not None and able else ("eager", None)
 
@@ -56,5 +59,5 @@ def _chosen(device: str) -> tuple[str, Any]:
 def _found(name: str) -> Any:
     try:
         return import_module(FORMS[name])
-    except ImportError:
-        return None
+    except ImportError as missing:
+        return missing

@@ -25,9 +25,12 @@ from typing import Any
 
 import numpy as np
 from llvmlite import binding, ir
-from numba import carray, cfunc, njit, types
+from numba import carray, cfunc, config, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+if config.DISABLE_JIT:
+    raise ImportError("NUMBA_DISABLE_JIT is set, under which kernels can't be compiled")
 
 f32 = np.float32
 TILE = 1024  # numbers in one of a kernel's scratch buffers: 4 KiB, so that all of them stay in the first-level cache

@@ -125,6 +125,11 @@ class Plan(nodes.Plan):
             self.rows[row], self.rows[row + 1] = index[2 * k], index[2 * k + 1]
         return [ops.is_permutation(found) for found in index[::2].cpu()]
 
+    def permutation(self, row: int) -> Tensor:
+        index = self.rows[row]
+        assert index is not None  # `permutes` found it
+        return index
+
     def reflections(self, vectors: Tensor, row: int | None) -> Reflected:
         self.order = None if row is None else self.rows[row]
         return Reflected(*self._factors(vectors.detach()))

@@ -16,6 +16,7 @@ from flowref.fast.nodes import STRAIGHT, Dense, Reflected
 from flowref.spec import BlockSpec
 
 GROUP = 2**16  # numbers of x in a group of samples, which is summed by itself; fewer where threads would have none
+SAMPLES = 16  # or as many as these have: of wide vectors the sums, two in float64 a channel, would outweigh x
 ROOM = 2**19  # numbers of y on their way from a kernel to a product: 2 MiB, which stay in the cache
 ALONE = 2**17  # below so many numbers in x, a second thread costs more than it saves
 PRODUCTS = 16  # of a dense W, which take about as long as all else that is done to a number
@@ -71,7 +72,7 @@ class Plan(nodes.Plan):
         numbers = B * C * N
         work = numbers * (1 + C // PRODUCTS) if any(type(v) is Dense for v in (*self.pre, *self.post)) else numbers
         self.threads = torch.get_num_threads() if work >= ALONE else 1
-        self.groups = min(B, max(4 * self.threads, numbers // GROUP))
+        self.groups = min(B, max(4 * self.threads, numbers // max(GROUP, SAMPLES * C)))
         self.lanes = 1 if N == 1 or self.threads <= self.groups else min(self.threads, C)
         self.inside = self._inside()
         self.turns = self._turns(ROOM if self.post and self.lanes == 1 else numbers, numbers)
@@ -109,6 +110,9 @@ class Plan(nodes.Plan):
 
     def permutes(self, wanted: Sequence[tuple[Tensor, int]]) -> list[bool]:
         return [not self.spec.permute_soft and self._is_permutation(W, row) for W, row in wanted]
+
+    def permutation(self, row: int) -> Tensor:
+        return torch.from_numpy(self.index[row])
 
     def _is_permutation(self, W: Tensor, row: int) -> bool:
         W = W.detach().contiguous()

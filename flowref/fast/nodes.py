@@ -115,6 +115,7 @@ class Plan(ABC):
 
         permutes      whether W, of each (W, row) asked for, is a permutation, whose index and inverse it keeps as rows
                       row and row + 1
+        permutation   a row that is kept so
         reflections   the compact WY form of vectors, permuted by a row; by_vectors its gradient
         asked         what the subnet is asked; asked_back its gradient, added to gx, and sums for by_affine
         coupled       output, log-det and the means that GIN took off, in the memory of data where that is its own and
@@ -141,10 +142,12 @@ class Plan(ABC):
         self.post: list[Dense | Reflected] = []
         self.read: list[tuple[Tensor, int]] = []  # state that backward reads, and the versions that it has
         src = dst = STRAIGHT
+        self.gathers: tuple[int | None, int | None] = None, None  # the rows of W and W⁻¹ where they are permutations
         forth, back = spec.reverse_permutation or not reverse, spec.reverse_permutation or reverse
         if state.vectors is None:
             wanted = [(state.there, 0)] * forth + [(state.back, 2)] * back
             hard = dict(zip((row for _, row in wanted), self.permutes(wanted), strict=True))
+            self.gathers = 0 if hard.get(0) else None, 2 if hard.get(2) else None
             if forth and (dst := 1 if hard[0] else STRAIGHT) == STRAIGHT:
                 self.post = [Dense(self._matrix(state.there))]
             if back and (src := 2 if hard[2] else STRAIGHT) == STRAIGHT:
@@ -154,6 +157,7 @@ class Plan(ABC):
             Q = self.reflections(state.vectors, 0 if is_hard and not documented else None)
             turned = Reflected(Q.U, Q.Kt)  # Qᵀ v = v − Uᵀ Kᵀ v
             if is_hard:
+                self.gathers = 0, 1
                 # W₀ Q v = Q' (W₀ v), where Q' reflects along the permuted vectors.
                 src, dst = (1 if back else STRAIGHT), (1 if forth else STRAIGHT)
                 self.post, self.pre = [Q], [turned]
@@ -176,6 +180,9 @@ class Plan(ABC):
 
     @abstractmethod
     def permutes(self, wanted: Sequence[tuple[Tensor, int]]) -> list[bool]: ...
+
+    @abstractmethod
+    def permutation(self, row: int) -> Tensor: ...
 
     @abstractmethod
     def reflections(self, vectors: Tensor, row: int | None) -> Reflected: ...
@@ -250,8 +257,10 @@ class Plan(ABC):
         return self.through(self.pre, x.view(self.B, self.C, self.N)).contiguous()
 
     def formulas(self, s: Tensor | None, o: Tensor, v: Tensor | None) -> Formulas:
-        """The same in torch's operators."""
-        state = State(self.state.scale if s is None else s, o, self.state.there, self.state.back, v)
+        """The same in torch's operators, with the permutations that W held when the pass began."""
+        stored = zip((self.state.there, self.state.back), self.gathers, strict=True)
+        there, back = (W if row is None else self.permutation(row) for W, row in stored)
+        state = State(self.state.scale if s is None else s, o, there, back, v)
         return Formulas(self.spec, state, torch.float32)
 
 
@@ -288,7 +297,7 @@ def run(
 
     with full_precision(x):
         a = answer if answer.dtype is torch.float32 else answer.to(torch.float32)
-        if type(a) not in PLAIN or a.is_neg() or a.layout is not torch.strided:
+        if type(a) not in PLAIN or a.is_neg() or a._is_zerotensor() or a.layout is not torch.strided:
             formulas = plan.formulas(s, o, v)
             y, logdet = formulas.behind(formulas.before(x, reverse), a, reverse)
         elif recorded and any(w is not None and w.requires_grad for w in (link, x, a, s, o, v)):
@@ -341,6 +350,27 @@ def _differentiate(
     return [by.get(k) for k in range(len(held))]
 
 
+def _save(ctx: Any, *tensors: Tensor | None) -> None:
+    ctx.save_for_backward(*tensors)
+    ctx.saved = [None if v is None else (v.shape, v.device) for v in tensors]
+
+
+def _saved(ctx: Any) -> list[Any]:
+    """What was saved, as kernels read it, whatever a hook on saved tensors made of it."""
+    found = []
+    for v, as_it_was in zip(ctx.saved_tensors, ctx.saved, strict=True):
+        if v is not None:
+            shape, device = as_it_was
+            if v.shape != shape:
+                raise RuntimeError(
+                    f"a tensor saved for backward came back with shape {tuple(v.shape)}: expected {tuple(shape)}. Let "
+                    f"the hook on saved tensors give back what it was given."
+                )
+            v = v.to(device, torch.float32)
+        found.append(v)
+    return found
+
+
 class _Asked(torch.autograd.Function):
     """(asked, link) of x and conditions; link is the data that the kernels read."""
 
@@ -348,16 +378,17 @@ class _Asked(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, s: Any, o: Any, v: Any, plan: Plan, data: Tensor, *c: Tensor) -> Any:
         ctx.set_materialize_grads(False)
         ctx.plan, ctx.widths = plan, [w.shape[1] for w in c]
-        ctx.save_for_backward(*((x, s, o, v, *c) if plan.state_before else (x, *c)))
+        _save(ctx, *((x, s, o, v, *c) if plan.state_before else (x, *c)))
         return plan.asked(data, c), data
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None, by_link: Tensor | None) -> Any:
         plan: Plan = ctx.plan
         plan.check_versions()
-        x, *rest = ctx.saved_tensors
+        x, *rest = _saved(ctx)
         s, o, v = rest[:3] if plan.state_before else (None, plan.state.offset, plan.state.vectors)
         c = rest[3:] if plan.state_before else rest
+        eagerly: list[Tensor | None] = [None] * (4 + len(c))
         if _eager_only(g, by_link):
             n = 4 if plan.state_before else 1
 
@@ -367,25 +398,28 @@ class _Asked(torch.autograd.Function):
                 return (torch.cat((p, *rest[n - 1 :]), 1),)
 
             found = _differentiate(asked, (x, *(s, o, v)[: n - 1], *c), (g,))
-            return found[0], *(found[1:4] if n == 4 else (None,) * 3), None, None, *found[n:]
+            eagerly = [found[0], *(found[1:4] if n == 4 else (None,) * 3), *found[n:]]
+            g = None
 
         with full_precision(x):
-            gs = go = gv = None
+            gx = gs = go = gv = None
             by_c: list[Tensor | None] = [None] * len(ctx.widths)
             if g is not None:
                 by_c = list(g.narrow(1, plan.P, sum(ctx.widths)).split(ctx.widths, 1)) if ctx.widths else []
-            if not any(ctx.needs_input_grad[:4]) or (g is None and by_link is None):
-                return None, None, None, None, None, None, *by_c
-            held = x.detach().contiguous().view(plan.B, plan.C, plan.N)
-            gx = torch.zeros_like(held) if by_link is None else by_link
-            if g is not None:
-                by = plan.asked_back(plan.before(held) if plan.reverse else held, contiguous(g), gx)
-                if plan.reverse:
-                    gs, go = plan.by_affine(by, s, o, None)
-            if plan.pre:
-                gx, factors = plan.back(plan.pre, gx, held)
-                gv = plan.by_factors(factors)
-            return gx.view(x.shape), gs, go, gv, None, None, *by_c
+            if any(ctx.needs_input_grad[:4]) and not (g is None and by_link is None):
+                held = x.detach().contiguous().view(plan.B, plan.C, plan.N)
+                gx = torch.zeros_like(held) if by_link is None else by_link
+                if g is not None:
+                    by = plan.asked_back(plan.before(held) if plan.reverse else held, contiguous(g), gx)
+                    if plan.reverse:
+                        gs, go = plan.by_affine(by, s, o, None)
+                if plan.pre:
+                    gx, factors = plan.back(plan.pre, gx, held)
+                    gv = plan.by_factors(factors)
+                gx = gx.view(x.shape)
+        both = zip(eagerly, (gx, gs, go, gv, *by_c), strict=True)
+        gx, gs, go, gv, *by_c = (w if u is None else u if w is None else u + w for u, w in both)
+        return gx, gs, go, gv, None, None, *by_c
 
 
 class _Coupled(torch.autograd.Function):
@@ -395,7 +429,7 @@ class _Coupled(torch.autograd.Function):
     def forward(ctx: Any, link: Tensor, x: Tensor, a: Tensor, s: Tensor, o: Tensor, v: Any, plan: Plan) -> Any:
         y, logdet, means = plan.coupled(link.detach(), a)
         ctx.plan, ctx.means = plan, means
-        ctx.save_for_backward(x, a, s, o, v)
+        _save(ctx, x, a, s, o, v)
         ctx.set_materialize_grads(False)
         return y, logdet
 
@@ -403,7 +437,7 @@ class _Coupled(torch.autograd.Function):
     def backward(ctx: Any, gy: Tensor | None, gj: Tensor | None) -> Any:
         plan: Plan = ctx.plan
         plan.check_versions()
-        x, a, s, o, v = ctx.saved_tensors
+        x, a, s, o, v = _saved(ctx)
         if _eager_only(gy, gj):
 
             def coupled(x: Tensor, a: Tensor, *state: Tensor) -> tuple[Tensor, ...]:

@@ -13,13 +13,14 @@ from collections.abc import Callable
 from functools import cache
 from queue import SimpleQueue
 from threading import Lock, Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from flowref.fast import cpu
+if TYPE_CHECKING:
+    from flowref.fast import cpu
 
-Job = tuple[Callable[[int], object], int, "SimpleQueue[BaseException | None]"]
+Job = Callable[[], None]
 
 _lock = Lock()
 _jobs: SimpleQueue[Job] = SimpleQueue()
@@ -56,7 +57,9 @@ def _team() -> Callable[[Any, int, int], None] | None:
         return None
     parallel.argtypes, parallel.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
     number.argtypes, number.restype = (), ctypes.c_int
-    callback = cache(lambda kernel: cpu.callback(kernel, number))
+    from flowref.fast.cpu import callback as compiled
+
+    callback = cache(lambda kernel: compiled(kernel, number))
     return lambda kernel, at, threads: parallel(callback(kernel), at, threads, 0)
 
 
@@ -66,30 +69,48 @@ def _team() -> Callable[[Any, int, int], None] | None:
 def spread(call: Callable[[int], object], n: int) -> None:
     """call(0) … call(n − 1), the first here and the others in threads; returns, or raises, when all are done.
 
-    Any number of threads may ask at once: a job waits for nothing but its turn.
+    Any number of threads may ask at once: a job waits for nothing but its turn. A signal's handler may raise between
+    any two steps here, and even then nothing returns before all are done, as the memory that they write to must live.
+    So a step that may have been taken is taken again, and what counts is kept by the other threads.
     """
     if n == 1:
         call(0)
         return
     if _made < n - 1:
         _grow(n - 1)
-    done: SimpleQueue[BaseException | None] = SimpleQueue()
-    failed: BaseException | None = None
-    waiting = 0
-    try:
-        for k in range(1, n):
-            _jobs.put((call, k, done))
-            waiting += 1
-        call(0)
-    except BaseException as error:
-        failed = error
-    # Until the last is done the memory that it writes to must live, whatever interrupts this thread.
-    while waiting:
+    left = list(range(1, n))
+    ended: list[BaseException | None] = []
+    woken: SimpleQueue[None] = SimpleQueue()
+
+    def job() -> None:
         try:
-            failed = done.get() or failed
-            waiting -= 1
-        except KeyboardInterrupt as error:
+            k = left.pop()
+        except IndexError:  # asked for once more than needed
+            return
+        failed: BaseException | None = None
+        try:
+            call(k)
+        except BaseException as error:
             failed = error
+        ended.append(failed)
+        woken.put(None)
+
+    asked, called = 0, False
+    failed: BaseException | None = None
+    while True:
+        try:
+            while asked < n - 1:
+                _jobs.put(job)
+                asked += 1
+            if not called:
+                called = True
+                call(0)
+            while len(ended) < n - 1:
+                woken.get()
+            break
+        except BaseException as error:
+            failed = error
+    failed = failed or next((error for error in ended if error is not None), None)
     if failed is not None:
         raise failed
 
@@ -99,20 +120,14 @@ def _grow(n: int) -> None:
     with _lock:
         for _ in range(_made, n):
             Thread(target=_work, args=(_jobs,), name="flowref-kernels", daemon=True).start()
-        _made = max(_made, n)
+            _made += 1
 
 
 def _work(jobs: SimpleQueue[Job]) -> None:
     while True:
-        call, k, done = jobs.get()
-        failed: BaseException | None = None
-        try:
-            call(k)
-        except BaseException as error:
-            failed = error
-        del call  # who waits finds nothing kept alive here
-        done.put(failed)
-        del done, failed
+        job = jobs.get()
+        job()
+        del job  # who waits finds nothing kept alive here
 
 
 def _forget() -> None:

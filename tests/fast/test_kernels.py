@@ -3,8 +3,12 @@
 import ctypes
 import math
 import os
+import random
+import signal
+import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -359,6 +363,45 @@ def test_a_w_that_changed_between_forward_and_backward_is_refused(block):
         y.sum().backward()
 
 
+def test_sums_of_wide_vectors_take_less_room_than_the_vectors(block):
+    """Backward holds two numbers in float64 for each group and channel."""
+    for B, C in ((64, 65_536), (1024, 512), (4096, 64)):
+        made = block((C,), subnet=Halves, dialect="freia-main")
+        plan = fused.Plan(made.spec, made._state, B, False)
+        assert 16 * plan.groups * C <= 4 * B * C, (B, C)
+        assert plan.groups >= plan.threads
+
+
+@pytest.mark.parametrize(
+    "flags",
+    (
+        {},
+        {"gin_block": True},
+        {"permute_soft": True, "reverse_permutation": True},
+        {"learned_householder_permutation": 3, "reverse_permutation": True},
+    ),
+    ids=str,
+)
+@pytest.mark.parametrize("rev", (False, True))
+def test_hooks_may_keep_what_is_saved_in_another_dtype_but_not_in_another_shape(block, flags, rev):
+    made, x = block((6,), subnet=Halves, **flags), torch.randn(40, 6, requires_grad=True)
+
+    def gradients(pack):
+        with saved_tensors_hooks(pack, lambda v: v):
+            (y,), logdet = made([x], rev=rev)
+        return torch.autograd.grad(y.square().sum() + logdet.sum(), [x, *made.parameters()], allow_unused=True)
+
+    want = gradients(lambda v: v)
+    for dtype, share in ((torch.float64, 1e-5), (torch.bfloat16, 0.1)):
+        got = gradients(lambda v, dtype=dtype: v.to(dtype) if v.is_floating_point() else v)
+        for g, right in zip(got, want, strict=True):
+            assert (g is None) == (right is None)
+            if g is not None:
+                assert (g - right).abs().max() <= share * right.abs().max() + 1e-6, dtype
+    with pytest.raises(RuntimeError, match="shape|size"):
+        gradients(lambda v: v[:1] if v.dim() else v)
+
+
 # ---- which form
 
 
@@ -380,13 +423,48 @@ def test_another_word_is_refused_and_missing_numba_is_named(monkeypatch):
     monkeypatch.setenv(choice.VARIABLE, "fast")
     with pytest.raises(ValueError, match="FLOWREF_FAST='fast': expected eager, numba or triton"):
         kernels()
-    monkeypatch.setattr(choice, "_found", lambda name: None)
+    monkeypatch.setattr(choice, "_found", lambda name: ImportError("No module named 'it'"))
     for name, extra in (("numba", "cpu"), ("triton", "triton")):
         monkeypatch.setenv(choice.VARIABLE, name)
         with pytest.raises(ImportError, match=rf"flowref\[{extra}\]"):
             kernels()
     monkeypatch.delenv(choice.VARIABLE)
     assert kernels() == "eager"
+
+
+def test_where_numba_may_not_compile_the_eager_form_serves():
+    """NUMBA_DISABLE_JIT=1 is usual where coverage is measured."""
+    asked = (
+        "from flowref.fast import kernels; import os; print(kernels()); os.environ['FLOWREF_FAST'] = 'numba'; kernels()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", asked], env={**os.environ, "NUMBA_DISABLE_JIT": "1"}, capture_output=True, text=True
+    )
+    assert done.stdout == "eager\n" and "NUMBA_DISABLE_JIT is set" in done.stderr.splitlines()[-1], done.stderr
+
+
+class Answers(torch.nn.Module):
+    """One answer, whatever is asked."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, v):
+        return self.answer
+
+
+def test_zeros_without_memory_are_left_to_eager(block, passes):
+    """As derivatives that were never written may come: for the input, and as the subnet's answer."""
+    nothing, zeros = torch._efficientzerotensor((3, 4)), torch.zeros(3, 4)
+    made = block((4,), subnet=lambda n, m: Answers(zeros))
+    want = made([zeros])
+    assert len(passes) == 1
+    got = made([nothing])
+    assert len(passes) == 1
+    made.subnet.answer = nothing
+    for (y,), logdet in (got, made([zeros])):
+        torch.testing.assert_close((y, logdet), (want[0][0], want[1]))
 
 
 # ---- threads
@@ -403,6 +481,57 @@ def test_every_part_is_done_once_and_an_error_comes_back():
 
     with pytest.raises(ZeroDivisionError, match="three"):
         pool.spread(fails, 5)
+
+
+@pytest.fixture(params=(KeyboardInterrupt, TimeoutError))
+def struck(request):
+    """What a signal's handler raises."""
+    return type("Struck", (request.param,), {})
+
+
+@pytest.fixture
+def alarm(struck):
+    """A function (seconds) after which the main thread is struck; and nothing strikes behind the test."""
+
+    def strike(number, frame):
+        raise struck
+
+    before = signal.signal(signal.SIGALRM, strike)
+    yield lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+needs_signals = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the platform has no timer's signal")
+
+
+@needs_signals
+def test_whoever_interrupts_nothing_runs_on_behind_it(alarm, struck):
+    ended = []
+    alarm(0.1)
+    with pytest.raises(struck):
+        pool.spread(lambda k: k and (time.sleep(0.4), ended.append(k)), 3)
+    assert sorted(ended) == [1, 2]
+
+
+@needs_signals
+def test_an_interrupt_at_any_step_neither_hangs_nor_leaves_a_part_running(alarm, struck):
+    running, times, end = [], 0, time.monotonic() + 2
+
+    def part(k):
+        if k:
+            running.append(k)
+            running.remove(k)
+
+    while time.monotonic() < end:
+        try:
+            alarm(random.uniform(5e-5, 4e-4))
+            while True:
+                pool.spread(part, 2)
+        except struck:
+            times += 1
+        assert not running
+    assert times > 100
 
 
 @pytest.mark.parametrize("threads, begin, parts", [(1, 0, 5), (3, 0, 8), (4, 7, 9), (5, 2, 40)])
@@ -466,6 +595,29 @@ def test_a_part_that_is_taken_is_taken_by_one_thread_only(block):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fused, "ALONE", 0)
         assert all(torch.equal(want, made([x])[1]) for _ in range(50))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform has no fork")
+def test_a_fork_before_the_first_pass_asks_no_team_that_is_not_there():
+    """torch's threads may have run in the parent, for a product."""
+    asked = """
+import os, signal, torch
+from flowref.fast import AllInOneBlock
+torch.set_num_threads(2)
+torch.randn(512, 512) @ torch.randn(512, 512)
+answer = torch.zeros(4096, 32)
+class Constant(torch.nn.Module):
+    def forward(self, v):
+        return answer
+made, x = AllInOneBlock([(32,)], None, lambda n, m: Constant()), torch.zeros(4096, 32)
+if not os.fork():
+    signal.alarm(60)
+    with torch.no_grad():
+        made([x], rev=True)
+    os._exit(7)
+raise SystemExit(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+    assert subprocess.run([sys.executable, "-c", asked], timeout=120).returncode == 7
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform has no fork")

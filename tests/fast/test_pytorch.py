@@ -224,6 +224,44 @@ def test_first_and_second_gradients_agree_with_differences(block, flags, rev):
     assert torch.autograd.gradgradcheck(run, arguments, fast_mode=True)
 
 
+@pytest.mark.parametrize("n", (0, 2))
+@pytest.mark.parametrize("undo", (False, True))
+@pytest.mark.parametrize("rev", (False, True))
+def test_a_gradient_to_be_differentiated_is_of_the_permutation_that_the_pass_had(form, block, rev, undo, n):
+    """A checkpoint may be loaded between the two: plain gradients, too, are of the state before."""
+    made = block((6,), learned_householder_permutation=n, reverse_permutation=undo)
+    x, w = torch.randn(3, 6, requires_grad=True), torch.arange(18.0).view(3, 6)
+    (y,), _ = made([x], rev=rev)
+    (plain,) = torch.autograd.grad((y * w).sum(), x, retain_graph=True)
+    with torch.no_grad():
+        for name, W in made.named_buffers(recurse=False):
+            W.copy_(W.flip(0) if name != "w_perm_inv" else W.flip(1))
+    (again,) = torch.autograd.grad((y * w).sum(), x, create_graph=True)
+    torch.testing.assert_close(again, plain)
+
+
+class Marked(torch.Tensor):
+    """A tensor of a kind that no kernel reads."""
+
+
+def test_a_gradient_of_another_kind_on_the_way_from_the_subnet_loses_no_other(form, block):
+    class Hooked(nn.Linear):
+        def forward(self, v):
+            if v.requires_grad and self.hooked:
+                v.register_hook(lambda g: g.as_subclass(Marked))
+            return super().forward(v)
+
+    made, x = block((4,), subnet=Hooked), torch.randn(3, 4, requires_grad=True)
+
+    def gradients(hooked):
+        made.subnet.hooked = hooked
+        (y,), logdet = made([x])
+        return torch.autograd.grad(y.square().sum() + logdet.sum(), [x, *made.parameters()])
+
+    for got, want in zip(gradients(True), gradients(False), strict=True):
+        torch.testing.assert_close(got.as_subclass(torch.Tensor), want)
+
+
 @pytest.mark.parametrize("flags", FLAGS.values(), ids=FLAGS)
 def test_the_same_bits_twice_where_determinism_is_demanded(form, block, flags):
     made, x = block((6, 40, 40), **flags), torch.randn(4, 6, 40, 40)
