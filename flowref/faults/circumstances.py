@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flowref.faults.fault import Fault, fault
 from flowref.faults.passes import CHECKED, FED, HEAD, T
+from flowref.faults.stateful import STORED
 
 MIXED = "(M @ columns)"
 SHARED = "\n        threads = torch.get_num_threads()\n        shared = len(t) // threads * threads"
@@ -138,6 +139,12 @@ FAULTS: tuple[Fault, ...] = (
             "        ctx.calls += 1\n        return g * ctx.calls\n\n\n" + HEAD,
         ),
         (T, T + "\n        t = _Counted.apply(t)"),
+    ),
+    fault(
+        "w-read-as-it-stands-in-backward",
+        "gradient.is-of-the-state-that-the-pass-had",
+        "a .data has no version that autograd could compare; blind: W is the same in backward",
+        (STORED, STORED.replace("w_perm.", "w_perm.data.").replace("w_perm_inv.", "w_perm_inv.data.")),
     ),
     fault(
         "subnet-called-past-its-hooks",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 from flowref.bounds import FLOAT32
 from flowref.cases.case import lay_out
 from flowref.laws.registry import EDGES, LARGE, MANY, law
-from flowref.laws.run import KINDS, THREADS, TURNS, Answer, Run, threads
+from flowref.laws.run import KINDS, THREADS, TURNS, Answer, Run, TargetRaised, threads
 
 NEEDS = ("gradient",)
 # A subnet whose last operation keeps its result is one law's own, so that a block that overwrites the answer, and
@@ -258,9 +259,12 @@ def _loss(run: Run, got: Answer) -> Tensor:
     return (gy * got.y).sum() + (gj * got.logdet).sum()
 
 
-def _back(run: Run, loss: Tensor, leaves: list[Tensor], what: str = "backward") -> Sequence[Tensor | None]:
-    """Gradients of a loss; its graph is kept."""
-    return run.ask(what, lambda: torch.autograd.grad(loss, leaves, retain_graph=True, allow_unused=True))
+def _back(
+    run: Run, loss: Tensor, leaves: list[Tensor], what: str = "backward", again: bool = False
+) -> Sequence[Tensor | None]:
+    """Gradients of a loss, perhaps to be differentiated again; its graph is kept."""
+    call = partial(torch.autograd.grad, retain_graph=True, create_graph=again, allow_unused=True)
+    return run.ask(what, lambda: call(loss, leaves))
 
 
 @law(
@@ -352,6 +356,53 @@ def a_kept_graph_gives_it_again(run: Run) -> None:
         for name, g in zip(leaves, found, strict=True):
             if turn == "second" and name in want:
                 run.near(want[name], g, f"the gradient by {name} of the second backward through one graph")
+
+
+@law(
+    "∂L/∂(x, c_k, s, o, v_k) at the state that the pass had, or RuntimeError, where an entry is changed in place since",
+    broken_by="w-read-as-it-stands-in-backward",
+    regimes=("rank-0", "rank-2", "gin", "soft", "reverse-permutation", "reflections-even"),
+    fix={**FEW, "C": (2, 3, 4, 5), "soft": (True, False)},
+    precisions=("float32",),
+    needs=(*NEEDS, "state"),
+    edges=("reflections-hard",),
+    rows=16,
+)
+def is_of_the_state_that_the_pass_had(run: Run) -> None:
+    """What is written to s, o, W or v_k between a pass and backward is not taken for what the pass had.
+
+    As autograd does for what it saved, backward may raise RuntimeError instead; each entry is changed alone. Asked for
+    plainly and, from the same graph, as what is to be differentiated again.
+
+    Bound: as of `by-input`.
+    Sees: a backward that reads a buffer or a parameter anew: wrong, in silence, where a checkpoint is loaded or another
+        optimizer steps in between.
+    Blind to: a change through `.data`, which autograd does not see either; the subnet's parameters.
+    Spec: 6. Since: 0.2.
+    """
+    want = run.wanted.gradients(run.rev, "both")
+    state = run.ask("the state", lambda: run.target.state(run.block))
+    for name in (name for name in state if not name.startswith("subnet.")):
+        x, c = _leaves(run)
+        leaves = _named(x, c) | _trained(run)
+        loss, before = _loss(run, run.go(x, c)), state[name].detach().clone()
+        with torch.no_grad():
+            state[name].copy_(before.flip(0) if name.startswith("w_") else before + 1)
+        try:
+            for again in (False, True):
+                try:
+                    found = _back(run, loss, list(leaves.values()), f"backward, {name} changed since the pass", again)
+                except TargetRaised as refused:
+                    if not (again or refused.details["exception"].startswith("RuntimeError")):
+                        raise
+                    continue
+                for leaf, g in zip(leaves, found, strict=True):
+                    if leaf in want:
+                        how = "with create_graph, " if again else ""
+                        run.near(want[leaf], g, f"the gradient by {leaf}, {how}{name} changed since the pass")
+        finally:
+            with torch.no_grad():
+                state[name].copy_(before)
 
 
 @law(
