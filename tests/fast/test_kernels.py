@@ -524,14 +524,15 @@ def test_an_interrupt_at_any_step_neither_hangs_nor_leaves_a_part_running(alarm,
             running.remove(k)
 
     while time.monotonic() < end:
+        stop = time.monotonic() + 0.01  # Python itself loses what is raised in a callback of its garbage collector
         try:
             alarm(random.uniform(5e-5, 4e-4))
-            while True:
+            while time.monotonic() < stop:
                 pool.spread(part, 2)
         except struck:
             times += 1
         assert not running
-    assert times > 100
+    assert times > 20
 
 
 @pytest.mark.parametrize("threads, begin, parts", [(1, 0, 5), (3, 0, 8), (4, 7, 9), (5, 2, 40)])
