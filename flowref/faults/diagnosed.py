@@ -14,6 +14,9 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
+from rich.console import Console
+from rich.progress import track
+
 from flowref.faults import corpus
 from flowref.gate.evidence import Record
 from flowref.gate.findings import Finding, findings
@@ -46,7 +49,7 @@ STEPS: dict[str, str] = {
         "gradient": """backward-assumes-contiguous-gradients conditions-detached offset-gradient-doubled
             scale-detached-in-output shift-detached answer-scaled-in-place expanded-gradient-read-as-a-row
             input-gradient-forgotten-past-64-channels-and-64-pixels
-            pass-clears-gradients graph-made-under-no-grad""",
+            pass-clears-gradients graph-made-under-no-grad w-read-as-it-stands-in-backward""",
         "state": """second-pass-clamps-wider scale-and-offset-share-their-storage state-has-an-entry-more
             reflections-are-not-trained w-cached-at-first-pass w-cached-until-loading eval-keeps-w
             activation-is-a-local-function w-is-a-frozen-parameter index-vectors-refused""",
@@ -83,7 +86,8 @@ def diagnosed(ids: Sequence[str]) -> Iterator[tuple[str, list[Finding]]]:
         name = f"{corpus.build(fault).__module__}:PlainBlock"
         settings[id] = Settings(targets=(name,), dialect=fault.dialects[0], profile="smoke", device="cpu")
         judges[id] = Judge(settings[id])
-    for law in registry.asked():
+    laws, shown = list(registry.asked()), Console(stderr=True)
+    for law in track(laws, f"{len(ids)} faults under {len(laws)} laws", console=shown, transient=True):
         for id in ids:
             records[id] += [judges[id].judge(item) for item in items(settings[id], [law])]
     for id in ids:
@@ -111,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             right += wanted in steps[:1]
             said = "; ".join(f"{f.step}: {', '.join(f.laws)}" for f in found)
             print(f"{len(found)} {'right' if wanted in steps else 'WRONG'} {id} ({wanted}) {said}", flush=True)
-    print(f"{len(ids)} faults: one finding in {one}, the right step first in {right}")
+    print(f"Of {len(ids)}: one finding in {one}, the right step first in {right}")
     return 0
 
 
