@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flowref.fast import cpu, nodes, pool
 from flowref.fast.eager import State
-from flowref.fast.nodes import STRAIGHT, Dense, Reflected
+from flowref.fast.nodes import STRAIGHT, Dense, Reflected, shaped
 from flowref.spec import BlockSpec
 
 GROUP = 2**16  # numbers of x in a group of samples, which is summed by itself; fewer where threads would have none
@@ -234,7 +234,7 @@ class Plan(nodes.Plan):
         else:
             sign = -1.0 if self.reverse else 1.0
             cpu.close_logdet(logs, self.N * self.log_sigma, sign, logdet.data_ptr())
-        return y.view(self.B, self.C, *self.spec.S), logdet, means
+        return shaped(y, (self.B, self.C, *self.spec.S)), logdet, means
 
     def coupled_back(
         self, data: Tensor, a: Tensor, gy: Tensor, gj: Tensor, means: np.ndarray

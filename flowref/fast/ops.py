@@ -68,7 +68,8 @@ def multiply(W: Tensor, v: Tensor) -> Tensor:
     if v.dim() == 2:
         return F.linear(v, W)
     B, C, *S = v.shape
-    return torch.bmm(W.expand(B, *W.shape), v.reshape(B, C, math.prod(S))).reshape(B, len(W), *S)
+    y = torch.bmm(W.expand(B, *W.shape), v.reshape(B, C, math.prod(S)))
+    return torch.ops.aten._unsafe_view(y, (B, len(W), *S))  # made under no_grad, a view would not be changed in place
 
 
 def mix(W: Tensor, v: Tensor, *, may_gather: bool) -> Tensor:

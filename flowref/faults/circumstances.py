@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flowref.faults.fault import Fault, fault
-from flowref.faults.passes import CHECKED, FED, HEAD, T
+from flowref.faults.passes import ANSWER, CHECKED, FED, HEAD, T
 from flowref.faults.stateful import STORED
 
 MIXED = "(M @ columns)"
@@ -145,6 +145,18 @@ FAULTS: tuple[Fault, ...] = (
         "gradient.is-of-the-state-that-the-pass-had",
         "a .data has no version that autograd could compare; blind: W is the same in backward",
         (STORED, STORED.replace("w_perm.", "w_perm.data.").replace("w_perm_inv.", "w_perm_inv.data.")),
+    ),
+    fault(
+        "gradient-masked-by-the-output-as-it-stands",
+        "gradient.is-of-the-outputs-that-the-pass-gave",
+        "no gradient goes where the output is NaN or Inf; blind: none is, in the pass and in backward",
+        (
+            ANSWER,
+            "if y.requires_grad and not torch.compiler.is_compiling():\n"
+            "            kept = y.detach()\n"
+            "            y.register_hook(lambda g: torch.where(kept.isfinite(), g, torch.zeros_like(g)))\n"
+            "        " + ANSWER,
+        ),
     ),
     fault(
         "subnet-called-past-its-hooks",

@@ -49,7 +49,8 @@ STEPS: dict[str, str] = {
         "gradient": """backward-assumes-contiguous-gradients conditions-detached offset-gradient-doubled
             scale-detached-in-output shift-detached answer-scaled-in-place expanded-gradient-read-as-a-row
             input-gradient-forgotten-past-64-channels-and-64-pixels
-            pass-clears-gradients graph-made-under-no-grad w-read-as-it-stands-in-backward""",
+            pass-clears-gradients graph-made-under-no-grad w-read-as-it-stands-in-backward
+            gradient-masked-by-the-output-as-it-stands""",
         "state": """second-pass-clamps-wider scale-and-offset-share-their-storage state-has-an-entry-more
             reflections-are-not-trained w-cached-at-first-pass w-cached-until-loading eval-keeps-w
             activation-is-a-local-function w-is-a-frozen-parameter index-vectors-refused""",

@@ -406,6 +406,47 @@ def is_of_the_state_that_the_pass_had(run: Run) -> None:
 
 
 @law(
+    "∂L/∂(x, c_k, s, o, v_k) of what the pass gave, or RuntimeError, where y or logdet is overwritten since",
+    broken_by="gradient-masked-by-the-output-as-it-stands",
+    regimes=("rank-0", "rank-2", "gin", "soft", "reverse-permutation", "reflections-even"),
+    fix={**FEW, "soft": (True, False)},
+    precisions=("float32",),
+    needs=NEEDS,
+    edges=("reflections-hard",),
+    rows=16,
+)
+def is_of_the_outputs_that_the_pass_gave(run: Run) -> None:
+    """NaN written to y or to logdet, in place, between a pass and backward reaches no gradient.
+
+    As autograd does for what it saved, backward may raise RuntimeError instead; each output is overwritten alone.
+
+    Bound: as of `by-input`.
+    Sees: a backward that reads what the pass gave from memory that is the caller's by then: wrong, in silence, behind
+        an operator that works in place.
+    Blind to: a second derivative; an output that backward reads without regard to NaN.
+    Spec: 6. Since: 0.2.
+    """
+    want = run.wanted.gradients(run.rev, "both")
+    for name in ("output", "log-det"):
+        x, c = _leaves(run)
+        leaves = _named(x, c) | _trained(run)
+        got = run.go(x, c)
+        loss, given = _loss(run, got), (got.y if name == "output" else got.logdet).detach()
+        for axis in (axis for axis, step in enumerate(given.stride()) if step == 0):
+            given = given.narrow(axis, 0, 1)  # of an expanded axis all is one place
+        given.fill_(torch.nan)
+        try:
+            found = _back(run, loss, list(leaves.values()), f"backward, the {name} overwritten since the pass")
+        except TargetRaised as refused:
+            if not refused.details["exception"].startswith("RuntimeError"):
+                raise
+            continue
+        for leaf, g in zip(leaves, found, strict=True):
+            if leaf in want:
+                run.near(want[leaf], g, f"the gradient by {leaf}, the {name} overwritten since the pass")
+
+
+@law(
     "y and logdet need no gradient where neither inputs nor parameters do",
     broken_by=("frozen-scale-thawed", "input-made-to-need-a-gradient"),
     regimes=("rank-0", "reflections-even", "conditions-1"),

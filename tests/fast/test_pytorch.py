@@ -306,6 +306,23 @@ def test_nothing_is_saved_where_no_gradient_can_be_asked(form, block, flags):
     assert saved
 
 
+@pytest.mark.parametrize("dims", ((5,), (24,), (5, 3), (24, 5, 5)), ids=str)
+@pytest.mark.parametrize("flags", FLAGS.values(), ids=FLAGS)
+@pytest.mark.parametrize("rev", (False, True))
+@pytest.mark.parametrize("recorded", (False, True))
+def test_outputs_can_be_changed_in_place(form, block, dims, flags, rev, recorded):
+    """As by what stands behind the block, which may be trained whether the block is or not."""
+    made, x, found = block(dims, **flags), torch.randn(20, *dims), []
+    for times in (torch.Tensor.mul, torch.Tensor.mul_):
+        given, factor = x.clone().requires_grad_(), torch.tensor(2.0, requires_grad=True)
+        with torch.set_grad_enabled(recorded):
+            (y,), logdet = made([given], rev=rev)
+        loss = times(y, factor).square().sum() + times(logdet, factor).square().sum()
+        found.append(torch.autograd.grad(loss, [given, factor] if recorded else [factor]))
+
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
 # ---- autocast
 
 

@@ -300,6 +300,19 @@ def test_a_w_that_changed_between_forward_and_backward_is_refused(block, flags):
         y.sum().backward()
 
 
+@pytest.mark.parametrize("flags", [{}, {"permute_soft": True}])
+@pytest.mark.parametrize("recorded", (False, True))
+def test_outputs_can_be_changed_in_place(block, passes, flags, recorded):
+    made, x, factor = block((4, 3), **flags), torch.randn(2, 4, 3), torch.tensor(2.0, requires_grad=True)
+    with torch.set_grad_enabled(recorded):
+        (y,), logdet = made([x])
+    want = y.detach().sum() + logdet.detach().sum()
+    loss = y.mul_(factor).sum() + logdet.mul_(factor).sum()
+
+    torch.testing.assert_close(torch.autograd.grad(loss, factor), (want,))
+    assert passes
+
+
 def test_what_kernels_are_not_for_is_eager(block, passes, monkeypatch):
     made, x = block((4,)), torch.randn(2, 4)
     made([x[:0]])
