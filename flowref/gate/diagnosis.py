@@ -21,7 +21,7 @@ from torch import Tensor
 from flowref.cases import Case
 from flowref.laws.logdet import scale_of
 from flowref.laws.registry import BOTH, HALVES, Law
-from flowref.laws.run import LawBroken, Meter, Run
+from flowref.laws.run import DTYPES, LawBroken, Meter, Run
 
 # Steps of a pass; a law that shows in none, on one thread, leads to what it, or its family, is about.
 COUPLING, CLAMP, GIN, AFFINE, MIXING = "coupling", "clamp", "GIN mean", "global affine", "W"
@@ -53,6 +53,16 @@ class Ask:
     precision: str
     device: str = "cpu"
     guard: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+    @property
+    def fits(self) -> bool:
+        """Whether a half precision holds the case's input and conditions: else they are rounded for the target alone.
+
+        A law may make short ones itself; the places of a pass are those of the case as it stands.
+        """
+        of = DTYPES[self.precision]
+        given = (self.case.x, *self.case.c)
+        return self.precision not in HALVES or all(torch.equal(v.to(of).to(v.dtype), v) for v in given)
 
     def run(self, direction: str) -> Run:
         """A fresh block's run."""
@@ -168,6 +178,8 @@ def diagnose(ask: Ask, law: Law, direction: str) -> Diagnosis:
     order = BOTH if direction not in BOTH else (direction, *(d for d in BOTH if d != direction))
     for precision in ("float32", ask.precision) if ask.precision in HALVES else (ask.precision,):
         here = replace(ask, precision=precision)
+        if not here.fits:
+            continue
         found: Diagnosis | None = None
         for d in order:
             place = next((place for place in places(here, d) if place.out), None)

@@ -40,7 +40,17 @@ def replay(file: str, target: str, dialect: str | None, precision: str, law: str
     if precision in found.not_claimed:
         raise Unusable(f"--precision={precision!r}: {target} does not claim it. Use float32 or float64.")
     ask = Ask(case, found, precision)
-    code = _show(ask, console)
+    if ask.fits:
+        code = _show(ask, console)
+    elif asked is None:
+        raise Unusable(
+            f"--precision={precision!r}: the input of {file} has longer numbers. Give --law as well, or float32."
+        )
+    else:
+        _sayer(console)(
+            f"{case.describe()}\n\nIts input has longer numbers than {precision}; so the law alone is held."
+        )
+        code = HELD
     return code if asked is None else max(code, _hold(asked, ask, console))
 
 

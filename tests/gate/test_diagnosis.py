@@ -77,6 +77,16 @@ def test_a_half_precision_is_looked_at_in_float32_first() -> None:
     assert found.step == "clamp"
 
 
+def test_no_place_is_looked_at_in_a_half_precision_that_does_not_hold_the_input() -> None:
+    """It would be rounded for the target alone, so that what the subnet is given would be blamed, of any block."""
+    recipe, exhaustive = Recipe(B=1, C=2, subnet="constant"), law("clamp.exhaustive-half")
+    correct = Ask(recipe.case(), Module(ReferenceBlock), "bfloat16")
+
+    assert not correct.fits and replace(correct, case=replace(recipe, bits=8).case()).fits
+    assert any(place.out for place in places(correct, "forward"))
+    assert diagnose(correct, exhaustive, "forward").step == "clamp"
+
+
 def test_what_only_float64_sees_is_its_own_step() -> None:
     seen = ask("float64-input-cut-to-float32", Recipe(bits=53), "float64")
     assert diagnose(seen, law("dtype.float64-keeps-every-bit"), "forward").step == "dtype"
@@ -209,6 +219,17 @@ def test_replay_holds_the_law_where_no_pass_of_the_case_shows_what_is_wrong(tmp_
     (tmp_path / "mine.py").write_text(BLOCK.replace("y + 0.25 * bool(rev)", "y * 2 if len(y) > 5 else y"))
     broken = command("replay", file, "mine.py:Block", "--law", "logdet.equals-jacobian")
     assert (broken.code, broken.last[:18]) == (1, "  reverse: broken:"), broken.out
+
+
+def test_replay_holds_the_law_alone_where_a_half_precision_does_not_hold_the_input(
+    tmp_path: Path, command: Command
+) -> None:
+    file = str(Recipe(B=1, C=2, subnet="zero").case().save(tmp_path).name)
+
+    refused = command("replay", file, "--precision", "bfloat16")
+    assert (refused.code, "has longer numbers. Give --law as well" in refused.out) == (4, True)
+    held = command("replay", file, "--precision", "bfloat16", "--law", "shape.output-dims")
+    assert held.code == 0 and "the law alone is held" in held.out and "→" not in held.out
 
 
 def test_replay_refuses_what_it_cannot_use(tmp_path: Path, command: Command) -> None:
