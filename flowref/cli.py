@@ -69,6 +69,7 @@ def _check(settings: Settings, workers: str, first: bool) -> int:
     from flowref.gate import check, progress, summary
 
     console = Console(emoji=False)  # my_block.py:X: is a name
+    console.print(f"Judging {settings}", markup=False, highlight=False, soft_wrap=True)
     with progress.shown_on(console) as show:
         evidence, verdict, output = check.run(settings, workers, first, show)
     summary.write(settings, evidence, verdict)
@@ -88,6 +89,7 @@ def replay(
     target: Annotated[str, typer.Argument(help=OPTIONS["--target"].help)] = DEFAULT_TARGET,
     dialect: Annotated[str | None, typer.Option("--dialect", help="the case's own; another is refused")] = None,
     precision: Annotated[str, typer.Option("--precision", help="the target's dtype")] = "float32",
+    device: Annotated[str, typer.Option("--device", help="where the target runs: cpu, cuda or cuda:1")] = "cpu",
     law: Annotated[str | None, typer.Option("--law", metavar="ID", help="hold this law to the case, too")] = None,
 ) -> None:
     """Run one saved case on a target, and show where it first leaves its bound. Exit codes: 0 nowhere, 1 somewhere."""
@@ -95,7 +97,7 @@ def replay(
 
     from flowref.gate.replay import replay
 
-    raise typer.Exit(replay(case, target, dialect, precision, law, Console(emoji=False)))
+    raise typer.Exit(replay(case, target, dialect, precision, device, law, Console(emoji=False)))
 
 
 @app.command()

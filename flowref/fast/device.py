@@ -17,7 +17,7 @@ from torch import Tensor
 from flowref.fast import nodes, ops
 from flowref.fast import triton_kernels as kernels
 from flowref.fast.eager import State
-from flowref.fast.nodes import Reflected, contiguous, shaped
+from flowref.fast.nodes import Reflected, contiguous
 from flowref.spec import BlockSpec
 
 TILE, WARPS = 1024, 8  # numbers of a tile, and who works on it: each thread on 4, which are 16 bytes
@@ -219,7 +219,7 @@ class Plan(nodes.Plan):
         """y (B, C, *S), logdet (B,), and the means that GIN took off."""
         y, logdet, means = self._coupled(data, a.detach().contiguous())
         y = self.through(self.post, y, own=True)
-        return shaped(y, (self.B, self.C, *self.spec.S)), logdet, means
+        return ops.shaped(y, (self.B, self.C, *self.spec.S)), logdet, means
 
     def coupled_back(
         self, data: Tensor, a: Tensor, gy: Tensor, gj: Tensor, means: Tensor | None

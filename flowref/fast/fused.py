@@ -12,7 +12,8 @@ from torch import Tensor
 
 from flowref.fast import cpu, nodes, pool
 from flowref.fast.eager import State
-from flowref.fast.nodes import STRAIGHT, Dense, Reflected, shaped
+from flowref.fast.nodes import STRAIGHT, Dense, Reflected
+from flowref.fast.ops import shaped
 from flowref.spec import BlockSpec
 
 GROUP = 2**16  # numbers of x in a group of samples, which is summed by itself; fewer where threads would have none

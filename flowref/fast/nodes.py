@@ -309,11 +309,6 @@ def run(
         return (y,), logdet
 
 
-def shaped(y: Tensor, shape: Sequence[int]) -> Tensor:
-    """y, which no one uses again, in that shape. No view: of a node's outputs a view can't be changed in place."""
-    return torch.ops.aten._unsafe_view(y, shape)
-
-
 def contiguous(g: Tensor) -> Tensor:
     """The values of g as kernels read them."""
     g = g.detach()

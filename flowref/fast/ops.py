@@ -7,6 +7,7 @@ in the dtype to compute in, which is float32 at least.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -69,7 +70,15 @@ def multiply(W: Tensor, v: Tensor) -> Tensor:
         return F.linear(v, W)
     B, C, *S = v.shape
     y = torch.bmm(W.expand(B, *W.shape), v.reshape(B, C, math.prod(S)))
-    return torch.ops.aten._unsafe_view(y, (B, len(W), *S))  # made under no_grad, a view would not be changed in place
+    return shaped(y, (B, len(W), *S))
+
+
+def shaped(y: Tensor, shape: Sequence[int]) -> Tensor:
+    """y, which no one else holds, in that shape, and no view of it: the caller may change the result in place.
+
+    A view that is made within an autograd node, or under no_grad, refuses that.
+    """
+    return torch.ops.aten._unsafe_view(y, shape)
 
 
 def mix(W: Tensor, v: Tensor, *, may_gather: bool) -> Tensor:

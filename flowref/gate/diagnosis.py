@@ -56,13 +56,13 @@ class Ask:
 
     @property
     def fits(self) -> bool:
-        """Whether a half precision holds the case's input and conditions: else they are rounded for the target alone.
+        """Whether the precision holds the case's input and conditions: else they are rounded for the target alone.
 
         A law may make short ones itself; the places of a pass are those of the case as it stands.
         """
         of = DTYPES[self.precision]
         given = (self.case.x, *self.case.c)
-        return self.precision not in HALVES or all(torch.equal(v.to(of).to(v.dtype), v) for v in given)
+        return all(torch.equal(v.to(of).to(v.dtype), v) for v in given)
 
     def run(self, direction: str) -> Run:
         """A fresh block's run."""

@@ -173,7 +173,7 @@ class Judge:
         reference = Module(ReferenceBlock, name="flowref.reference:ReferenceBlock", dialect=dialect)
         trial = Trial(item.law, target, item.direction, item.precision, item.device, self.watch, reference, item.part)
         answers, timeouts = target.answers, self.watch.timeouts
-        passes = Passes(_edges(item.law), lambda edge: self._pass(trial, edge))
+        passes = Passes(item.law.kinds, lambda edge: self._pass(trial, edge))
         entries = known.concerning(self.known, item)
         excused = lambda case: any(entry.excuses(case) for entry in entries)  # noqa: E731
         still = [self._still_fails(trial, passes, entry) for entry in entries]
@@ -365,12 +365,6 @@ def _searched(law: Law, budget: int) -> int:
     if law.own or law.rows == 1:
         return 0
     return budget if law.rows is None else min(budget, law.rows)
-
-
-def _edges(law: Law) -> Iterator[str | None]:
-    if not law.only_edges:
-        yield None
-    yield from law.edges
 
 
 def _cases(each: Pass, test: Test) -> Iterator[Case]:

@@ -164,6 +164,12 @@ class Settings:
             call_timeout=seconds,
         )
 
+    def __str__(self) -> str:
+        """What is judged and how, for a reader."""
+        only = f", {', '.join(self.laws)} only" * bool(self.laws)
+        where = "" if self.device == "auto" else f", on {self.device}"
+        return f"{', '.join(self.targets)} in {', '.join(self.precisions)}{where}, profile {self.profile}{only}"
+
     def arguments(self) -> list[str]:
         """The command-line arguments that give these settings."""
         words = [f"--target={target}" for target in self.targets]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 from importlib.util import find_spec
 from pathlib import Path
@@ -77,13 +78,20 @@ def _check(settings: Settings) -> None:
 
 
 def _is_there(target: str) -> bool:
-    """Whether there is a file, or a package, in which to look for the target. Imports nothing."""
-    place = target.rpartition(":")[0]
-    if place.endswith(".py"):
-        return Path(place).is_file()
-    top = place.partition(".")[0]
-    here = Path(top).is_dir() or Path(f"{top}.py").is_file()  # not on the path of a process that judges
-    return top.isidentifier() and (here or find_spec(top) is not None)
+    """Whether there is a file that says the target's name, or a package in which to look for it. Imports nothing.
+
+    Where not, `resolve` has the last word: a name can also be made while a file is executed.
+    """
+    place, _, attribute = target.rpartition(":")
+    names, parts = attribute.split("."), place.split(".")
+    if not all(name.isidentifier() for name in names):
+        return False
+    file = Path(place if place.endswith(".py") else f"{place}.py")
+    if file.is_file():
+        text = file.read_text(encoding="utf-8", errors="replace")
+        return bool(re.search(rf"\b{names[0]}\b|import \*", text))
+    here = Path(parts[0]).is_dir()  # not on the path of a process that judges
+    return all(part.isidentifier() for part in parts) and (here or find_spec(parts[0]) is not None)
 
 
 # What a worker may come to hold on a GPU: torch's context, cuBLAS's workspace, its cases; a generous guess.

@@ -6,11 +6,13 @@ What no single pass of the case shows, such as a batch of copies or a refusal, i
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
-from flowref.cases import Case
+from flowref.cases import Case, stream
 from flowref.cases.store import load
 from flowref.gate.diagnosis import Ask, Place, explain, places
 from flowref.gate.options import DIALECTS, PRECISIONS, Unusable, one_of
@@ -21,16 +23,27 @@ from flowref.laws.run import LawBroken, hold_case
 from flowref.spec import Dialect
 from flowref.targets import TargetError, resolve
 
+# Fields that a case at an edge has as the edge has them, whatever a law asks for.
+AT_EDGE = {"batch-0": {"B"}, "channels-1": {"C"}, "reflections-hard": {"soft", "reflections"}, "alpha-0": {"alpha"}}
 WIDEST = 58  # of a place's name
 
 
-def replay(file: str, target: str, dialect: str | None, precision: str, law: str | None, console: Console) -> int:
+DEVICES = ("cpu", "cuda", "cuda:1")  # where a case can have been found
+
+
+def replay(
+    file: str, target: str, dialect: str | None, precision: str, device: str, law: str | None, console: Console
+) -> int:
     """Prints a line a place and the step to look at, then how the law fares. Answers 0 where nothing is out, else 1.
 
     Raises Unusable for a case, target or law that can't be used.
     """
     case, asked = _case(file), None if law is None else _law(law)
     one_of("--precision", precision, PRECISIONS)
+    if DEVICES.index(one_of("--device", device, DEVICES)) > torch.cuda.device_count():
+        raise Unusable(
+            f"--device={device!r}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices. Use cpu."
+        )
     if dialect is not None and one_of("--dialect", dialect, DIALECTS) != case.spec.dialect:
         raise Unusable(f"--dialect={dialect!r}, but the case is one of {case.spec.dialect}. Leave the option out.")
     try:
@@ -39,12 +52,15 @@ def replay(file: str, target: str, dialect: str | None, precision: str, law: str
         raise Unusable(str(error)) from None
     if precision in found.not_claimed:
         raise Unusable(f"--precision={precision!r}: {target} does not claim it. Use float32 or float64.")
-    ask = Ask(case, found, precision)
+    ask = Ask(case, found, precision, device)
+    if asked is not None:
+        suits(asked, ask)
     if ask.fits:
         code = _show(ask, console)
     elif asked is None:
         raise Unusable(
-            f"--precision={precision!r}: the input of {file} has longer numbers. Give --law as well, or float32."
+            f"--precision={precision!r}: the input of {file} has longer numbers. "
+            "Use --precision float64, or give --law."
         )
     else:
         _sayer(console)(
@@ -62,6 +78,39 @@ def _law(text: str) -> Law:
     if len(found) != 1:
         raise Unusable(f"--law={text!r} is a family: need one law's id. Give for example {found[0].id}.")
     return found[0]
+
+
+def suits(law: Law, ask: Ask) -> None:
+    """Raises Unusable unless the gate could hold the law to this case: elsewhere its formula need not be true."""
+    case, recipe, name = ask.case, ask.case.recipe, f"--law={law.id!r}"
+    precisions = [p for p in PRECISIONS if law.is_judged_in(p, [p])]
+    if ask.precision not in precisions:
+        raise Unusable(
+            f"{name} is not judged in {ask.precision}: need {' or '.join(precisions)}. Use --precision {precisions[0]}."
+        )
+    if ask.device not in law.devices:
+        raise Unusable(f"{name} is not judged on {ask.device}. Use --device {' or '.join(law.devices)}.")
+    if law.needs & ask.target.not_claimed:
+        raise Unusable(f"{name}: {ask.target.name} does not claim {', '.join(sorted(law.needs))}. Leave it out.")
+    if case.edge not in law.kinds:
+        need = ", ".join(edge or "those at no edge" for edge in law.kinds)
+        raise Unusable(f"{name} is not judged on a case at {case.edge or 'no edge'}: need {need}. Leave it out.")
+    if recipe is None:  # of another version's drawing, or no one's: nothing says for which laws it was made
+        return
+    fix = law.fixed(ask.precision)
+    cut = {"B"} if "max_B" in fix else set()  # sizes that a limit may have cut below what the law asks for
+    cut |= {"C", "S"} if "max_CN" in fix else set()
+    for field in sorted((set(fix) & set(stream.FIELDS)) - AT_EDGE.get(case.edge or "", set()) - cut):
+        choice = stream.allowed(fix, field) or ()
+        # A recipe settles what its other fields don't allow, so what is asked for need not stand there as it is.
+        if not any(replace(recipe, **{field: value}) == recipe for value in choice):
+            need = " or ".join(map(repr, dict.fromkeys(choice)))
+            raise Unusable(
+                f"{name} is judged on cases with {field}={need}, not {getattr(recipe, field)!r}. Leave it out."
+            )
+    for what, limit, size in (("B", "max_B", recipe.B), ("C·N", "max_CN", recipe.CN)):
+        if size > fix.get(limit, size):
+            raise Unusable(f"{name} is judged on cases of {what} up to {fix[limit]}, not {size}. Leave it out.")
 
 
 def _case(file: str) -> Case:
@@ -93,7 +142,8 @@ def _sayer(console: Console) -> Callable[[str], None]:
 
 def _show(ask: Ask, console: Console) -> int:
     say = _sayer(console)
-    say(f"{ask.case.describe()}\n\nerror ÷ bound, in {ask.precision}:")
+    where = "" if ask.device == "cpu" else f", on {ask.device}"
+    say(f"{ask.case.describe()}\n\nerror ÷ bound, in {ask.precision}{where}:")
     first: Place | None = None
     for place in (place for direction in BOTH for place in places(ask, direction)):
         here = place.out and first is None
@@ -101,7 +151,7 @@ def _show(ask: Ask, console: Console) -> int:
         mark = "→" if here else "x" if place.out else " "
         say(f"{mark} {str(place):{WIDEST}} {'raised' if place.raised else f'{place.ratio:.3g}'}")
     if first is None:
-        say(f"\n{ask.target.name} is within its bound at every place, in {ask.precision}.")
+        say(f"\n{ask.target.name} is within its bound at every place, in {ask.precision}{where}.")
         return HELD
     say(f"\n{first.message}\nLook at: {explain(ask, first)}")
     return BROKEN

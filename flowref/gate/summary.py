@@ -25,8 +25,10 @@ def show(console: Console, evidence: Evidence, verdict: Verdict, output: str) ->
         say(message(one.records[0]) + _others(one) + "\n")
     if len(found) > MOST_MESSAGES:
         say(f"... and {len(found) - MOST_MESSAGES} more findings; --report DIR writes them all.\n")
+    # Why a target can't be used, the last sentence says; but of several targets it says one.
+    unsaid = [r for r in evidence.records if not (r["status"] == "unusable" and r["reason"] in verdict.sentence)]
     told = lambda record: record["reason"] if record["status"] == "unusable" else record["law"]  # noqa: E731
-    rest = {told(r): r for r in reversed(evidence.records) if r["status"] not in GOOD + SILENT + CAUSED}
+    rest = {told(r): r for r in reversed(unsaid) if r["status"] not in GOOD + SILENT + CAUSED}
     for record in list(reversed(rest.values()))[:MOST_MESSAGES]:  # one message a law: the first item
         say(message(record) + "\n")
     if len(rest) > MOST_MESSAGES:
@@ -35,11 +37,11 @@ def show(console: Console, evidence: Evidence, verdict: Verdict, output: str) ->
         say("The end of what the run printed:\n" + "".join(f"| {line}\n" for line in output.splitlines()))
     width = console.width if console.is_terminal else max(console.width, WIDTH)
     closed = table.not_judged(evidence.records) if verdict.code in (HELD, BROKEN) else []
-    for line in [*table.lines(evidence, width, console.is_terminal), *closed]:
+    for line in [*table.lines(evidence, width, console.is_terminal), *closed] if unsaid else []:
         console.out(line, highlight=False)
-    if evidence.header and str(evidence.header["profile"]).startswith("nightly"):
-        say(f"\nThe same cases again: --profile nightly@{evidence.records[0].get('seed') if evidence.records else '?'}")
-    say(("\n" if evidence.records else "") + verdict.sentence)
+    if unsaid and evidence.header and str(evidence.header["profile"]).startswith("nightly"):
+        say(f"\nThe same cases again: --profile nightly@{unsaid[0].get('seed', '?')}")
+    say(("\n" if unsaid else "") + verdict.sentence)
 
 
 def _others(one: Finding) -> str:

@@ -128,6 +128,11 @@ class Law:
         return precision in asked and (self.half or precision not in HALVES)
 
     @property
+    def kinds(self) -> tuple[str | None, ...]:
+        """The kinds of cases that it is held on: those of no edge (None), unless it has its edges alone."""
+        return self.edges if self.only_edges else (None, *self.edges)
+
+    @property
     def family(self) -> str:
         return self.id.split(".")[0]
 

@@ -1,16 +1,23 @@
 """Where a broken law leads: the step of a planted fault, one finding for one cause."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from flowref.cases import Recipe
+from flowref.cases import Recipe, stream
 from flowref.faults import corpus, variants
 from flowref.gate.diagnosis import NEUTRAL, Ask, diagnose, places
 from flowref.gate.findings import EXPLAINED, findings
+from flowref.gate.hold import Judge
+from flowref.gate.options import PRECISIONS, Settings, Unusable
+from flowref.gate.replay import suits
+from flowref.gate.trial import Counted, Trial
 from flowref.laws import registry
 from flowref.reference import ReferenceBlock
 from flowref.targets import Module
@@ -211,7 +218,7 @@ def test_replay_shows_where_a_target_first_leaves_its_bound(tmp_path: Path, comm
 
 def test_replay_holds_the_law_where_no_pass_of_the_case_shows_what_is_wrong(tmp_path: Path, command: Command) -> None:
     (tmp_path / "mine.py").write_text(BLOCK.replace("bool(rev)", "bool(len(y) > 5)"))
-    file = str(Recipe(B=2, C=3, S=(2,)).case().save(tmp_path).name)
+    file = str(Recipe(B=2, C=3, S=(2,), alpha=1.0).case().save(tmp_path).name)
 
     assert command("replay", file, "mine.py:Block").code == 0
     held = command("replay", file, "mine.py:Block", "--law", "inverse.reverse-undoes-forward")
@@ -221,15 +228,64 @@ def test_replay_holds_the_law_where_no_pass_of_the_case_shows_what_is_wrong(tmp_
     assert (broken.code, broken.last[:18]) == (1, "  reverse: broken:"), broken.out
 
 
-def test_replay_holds_the_law_alone_where_a_half_precision_does_not_hold_the_input(
-    tmp_path: Path, command: Command
-) -> None:
-    file = str(Recipe(B=1, C=2, subnet="zero").case().save(tmp_path).name)
+def test_replay_holds_the_law_alone_where_a_precision_does_not_hold_the_input(tmp_path: Path, command: Command) -> None:
+    """Elsewhere the input would be rounded for the target alone, and every block be wrong."""
+    short = str(stream.narrow({}, "anomalib", law("clamp.exhaustive-half").fix).case().save(tmp_path).name)
+    long = str(Recipe(bits=53).case().save(tmp_path).name)
 
-    refused = command("replay", file, "--precision", "bfloat16")
-    assert (refused.code, "has longer numbers. Give --law as well" in refused.out) == (4, True)
-    held = command("replay", file, "--precision", "bfloat16", "--law", "shape.output-dims")
+    for file, precision in ((short, "bfloat16"), (long, "float32")):
+        refused = command("replay", file, "--precision", precision)
+        assert (refused.code, "has longer numbers. Use --precision float64" in refused.out) == (4, True)
+    assert command("replay", long, "--precision", "float64").code == 0
+    held = command("replay", short, "--precision", "bfloat16", "--law", "clamp.exhaustive-half")
     assert held.code == 0 and "the law alone is held" in held.out and "→" not in held.out
+
+
+def test_a_law_suits_every_case_that_the_gate_holds_it_to() -> None:
+    judge, block = Judge(Settings()), Module(ReferenceBlock)
+    seen = set[tuple[str, str | None]]()
+    for one in registry.all():
+        for precision in PRECISIONS:
+            if not one.is_judged_in(precision, [precision]):
+                continue
+            device = one.devices[0]
+            trial = Trial(one, Counted(block), one.directions[0], precision, device, judge.watch, block, part=0)
+            for kind in one.kinds:
+                for recipe in judge._rows(trial, one, kind):
+                    case = recipe.case()
+                    if case.edge == kind:
+                        suits(one, Ask(case, block, precision, device))
+                        seen.add((one.id, kind))
+    assert seen >= {(one.id, kind) for one in registry.all() for kind in one.kinds}
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_a_law_suits_every_case_that_a_search_draws_for_it(data: st.DataObject) -> None:
+    one = data.draw(st.sampled_from([one for one in registry.all() if None in one.kinds and not one.own]))
+    precision = data.draw(st.sampled_from([p for p in PRECISIONS if one.is_judged_in(p, [p])]))
+    case = data.draw(stream.recipes("anomalib", one.fixed(precision))).case()
+    suits(one, Ask(case, Module(ReferenceBlock), precision, one.devices[0]))
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("logdet.equals-jacobian", "judged on cases of C·N up to 24, not 36. Leave it out."),
+        ("clamp.odd", "judged on cases with affine='EXP', not 'SOFTPLUS'. Leave it out."),
+        ("clamp.alpha-0-switches-scaling-off", "not judged on a case at no edge: need alpha-0. Leave it out."),
+        ("dtype.float64-keeps-every-bit", "not judged in float32: need float64. Use --precision float64."),
+        ("device.replays-from-a-graph", "not judged on cpu. Use --device cuda."),
+        ("compile.compiled-equals-eager", "does not claim compile. Leave it out."),
+    ],
+)
+def test_a_law_is_not_held_to_a_case_that_the_gate_would_not_hold_it_to(name: str, said: str) -> None:
+    """Its formula need not be true there: logdet(−k) = −logdet(k) is not where σ ≠ 1."""
+    with pytest.raises(Unusable, match=re.escape(said)):
+        suits(
+            law(name),
+            Ask(Recipe(S=(3, 3)).case(), Module(ReferenceBlock, not_claimed=frozenset({"compile"})), "float32"),
+        )
 
 
 def test_replay_refuses_what_it_cannot_use(tmp_path: Path, command: Command) -> None:
@@ -239,6 +295,7 @@ def test_replay_refuses_what_it_cannot_use(tmp_path: Path, command: Command) -> 
         ([file, "mine.py:Block"], "there is no file mine.py"),
         ([file, "--dialect", "documented"], "the case is one of anomalib"),
         ([file, "--precision", "float8"], "need one of float32"),
+        ([file, "--device", "cuda:1"], "CUDA devices. Use cpu."),
         ([file, "--law", "clamp"], "is a family: need one law's id. Give for example clamp."),
         ([file, "--law", "clamp.od"], "Did you mean clamp.odd?"),
         ([str(tmp_path)], "it is a folder"),

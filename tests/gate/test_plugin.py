@@ -75,10 +75,15 @@ def test_loading_it_imports_neither_torch_nor_hypothesis() -> None:
         (("--nonsense",), "unrecognized arguments: --nonsense"),
         (("--target=nonsense",), "flowref: 'nonsense' names no target"),
         (("--target=nosuch.py:Block",), "flowref: no target nosuch.py:Block: there is no file nosuch.py"),
+        (("--target=block.py:Blok",), "flowref: no target block.py:Blok: file block.py has Block."),
+        (("--target=block:Blok",), "flowref: no target block:Blok: module block (./block.py) has Block."),
+        (("--target=block.py:Block:Blok",), "flowref: 'block.py:Block:Blok' names no target"),
         (("--target=nosuch.inner:Block",), "flowref: no target nosuch.inner:Block: there is no module nosuch"),
     ],
 )
 def test_what_cannot_be_used_ends_with_4(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
+    (tmp_path / "block.py").write_text("class Block:\n    pass\n")
+
     done = bare(tmp_path, *words)
 
     assert done.returncode == 4, done.stdout
@@ -87,12 +92,20 @@ def test_what_cannot_be_used_ends_with_4(tmp_path: Path, words: tuple[str, ...],
 
 
 def test_what_an_import_shows_to_be_unusable_ends_with_4_after_one_item_a_worker(tmp_path: Path) -> None:
-    (tmp_path / "block.py").write_text("class Block:\n    pass\n")
+    (tmp_path / "block.py").write_text("class Block:  # no more Blok\n    pass\n")
 
     done = bare(tmp_path, "-n2", "--law=shape", "--target=block.py:Blok")
 
     assert (done.returncode, done.stdout.count("\nFAILED ")) == (4, 2), done.stdout
     assert "Cannot be used: no target block.py:Blok: file block.py has Block." in done.stdout
+
+
+def test_what_a_file_makes_while_it_is_executed_is_there(tmp_path: Path) -> None:
+    (tmp_path / "block.py").write_text("from flowref.fast import AllInOneBlock\nvars()['Bl' + 'ok'] = AllInOneBlock\n")
+
+    done = bare(tmp_path, "--profile=smoke", LAWS[0], "--target=block.py:Blok")
+
+    assert done.returncode == 0, done.stdout
 
 
 def test_an_unmet_selection_is_no_evidence(tmp_path: Path) -> None:
@@ -136,7 +149,8 @@ def test_interrupted_ends_with_2_and_leaves_no_process_behind(tmp_path: Path, nu
 
     child = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
-    child.stdout.readline()
+    for _ in range(2):  # what is judged, then that it began
+        child.stdout.readline()
     started = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
     child.send_signal(number)
     out, _ = child.communicate(timeout=60)

@@ -93,6 +93,11 @@ def test_message() -> None:
     )
 
 
+def test_what_was_found_elsewhere_is_replayed_there() -> None:
+    found = record(1, "broken", failure=FAILURE) | {"device": "cuda:1", "precision": "float64"}
+    assert " --law inverse.law-1 --dialect anomalib --precision float64 --device cuda:1\n" in message(found)
+
+
 def test_table(evidence: Evidence) -> None:
     shown = "\n".join(table.lines(evidence, width=120))
 

@@ -54,7 +54,8 @@ def _paste(record: Record, failure: Record) -> str:
 def _options(record: Record) -> str:
     """What else `flowref replay` must be told."""
     precision = "" if record["precision"] == "float32" else f" --precision {record['precision']}"
-    return f" --law {record['law']} --dialect {record.get('dialect')}{precision}"
+    device = "" if record["device"] == "cpu" else f" --device {record['device']}"
+    return f" --law {record['law']} --dialect {record.get('dialect')}{precision}{device}"
 
 
 def _short(file: str) -> str:
