@@ -5,6 +5,7 @@
     recipes      a Hypothesis strategy of recipes: structure, magnitudes and a seed; it shrinks to small sizes,
                  flags off, seed 0
     narrow       both follow a law's ``fix`` by changing fields, never by filtering
+    misfit       what a recipe that was made elsewhere lacks of a ``fix``
 
 ``fix`` maps a field of Recipe to the value that it must have, or to a tuple of allowed ones (for S and conditions,
 themselves tuples: to one tuple of numbers, or to a tuple of such). ``max_CN`` and ``max_B`` limit the size.
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from difflib import get_close_matches
 from functools import cache
 from typing import Any
@@ -38,6 +39,8 @@ SHAPES: dict[int, dict[str, tuple[int, ...]]] = {  # rank -> one pixel; square; 
     2: {"one": (1, 1), "square": (3, 3), "uneven": (2, 3)},
     3: {"one": (1, 1, 1), "square": (2, 2, 2), "uneven": (3, 1, 2)},
 }
+# Fields that an edge settles, whatever ``fix`` says.
+AT_EDGE = {"batch-0": {"B"}, "channels-1": {"C"}, "reflections-hard": {"soft", "reflections"}, "alpha-0": {"alpha"}}
 PROFILES = ("smoke", "ci", "nightly")
 
 # The constructor's flags, then what surrounds them.
@@ -231,6 +234,21 @@ def narrow(row: Fields, dialect: str, fix: Fix, *, edge: str | None = None, turn
             row["reflections"] = 0
     _limit(row, fix, turn)
     return Recipe(**row)
+
+
+def misfit(recipe: Recipe, fix: Fix, edge: str | None) -> str | None:
+    """What ``fix`` asks for and a recipe at this edge hasn't, in words; None for every recipe that comes from here."""
+    sizes = {"B"} if "max_B" in fix else set()  # a limit may have cut them below what is asked for
+    sizes |= {"C", "S"} if "max_CN" in fix else set()
+    for name in sorted((set(fix) & set(FIELDS)) - AT_EDGE.get(edge or "", set()) - sizes):
+        choice = allowed(fix, name) or ()
+        # A recipe settles what its other fields don't allow, so what is asked for need not stand there as it is.
+        if not any(replace(recipe, **{name: value}) == recipe for value in choice):
+            return f"{name}={' or '.join(map(repr, dict.fromkeys(choice)))}, not {getattr(recipe, name)!r}"
+    for limit, what, size in (("max_B", "B", recipe.B), ("max_CN", "C·N", recipe.CN)):
+        if size > fix.get(limit, size):
+            return f"{what} up to {fix[limit]}, not {size}"
+    return None
 
 
 def _limit(row: Fields, fix: Fix, turn: int) -> None:

@@ -69,8 +69,8 @@ STEPS: dict[str, str] = {
             conditions-of-an-unconditional-block-ignored condition-of-one-sample-broadcast answer-unchecked
             loaded-index-unchecked loaded-inverse-may-be-anything conditions-must-be-a-list reverse-only-for-true
             sign-from-a-power-of-rev""",
-        "layout": """channels-last-taken-for-contiguous input-read-from-the-start-of-its-storage
-            masked-sum-over-unwritten-memory""",
+        "layout": """channels-last-taken-for-contiguous input-read-from-the-start-of-its-storage""",
+        "nondeterminism": "masked-sum-over-unwritten-memory",
         "compile": "backward-adds-into-an-unbatched-tensor",
     }.items()
     for id in ids.split()

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from flowref.cases import Case
+from flowref.gate.findings import CHANCE
 from flowref.laws.logdet import scale_of
 from flowref.laws.registry import BOTH, HALVES, Law
 from flowref.laws.run import DTYPES, LawBroken, Meter, Run
@@ -102,6 +103,8 @@ class Diagnosis:
         return bool(self.gone) or self.step != COUPLING
 
     def __str__(self) -> str:
+        if self.step == CHANCE:
+            return f"{CHANCE} (tried again, the law holds on this very case: memory that no one wrote, or a race?)"
         if self.first is None:
             return f"{self.step} (passes and gradients of this case are within their bounds)"
         words = [f"{self.first} is out first"] + [f"and not with {NEUTRAL[step][0]}" for step in self.gone]

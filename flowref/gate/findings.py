@@ -21,6 +21,9 @@ PASS = {
     "answer": ("shape",),
     "dtype": ("dtype",),
 }
+# Not a step: what a law found on a case was not there when it was tried again. What a law of its own finds, if it is
+# that memory is used as it came; all else that it breaks does not come back either.
+CHANCE, UNWRITTEN = "nondeterminism", "layout.every-element-is-written"
 # Where a wrong step shows too, if a case hides it before: a law that leads there, and elsewhere to a step, is that's.
 LATE = ("log-det", "gradient", "dtype")
 
@@ -77,8 +80,8 @@ class Finding:
 def findings(records: Iterable[Record]) -> list[Finding]:
     """The broken records by target and cause, in the order of the laws' families: the simplest first.
 
-    One cause is one step of a pass; no answer, at one edge; a second pass that differs; else one law, since a law
-    about state, purity or refusals claims one thing that no other shows.
+    One cause is one step of a pass; no answer, at one edge; a second pass that differs; what does not come back; else
+    one law, since a law about state, purity or refusals claims one thing that no other shows.
     """
     broken = sorted((record for record in records if record["status"] in BROKEN), key=_family)
     steps: dict[tuple[str, str], str] = {}  # of a target's law: the step of a pass to which an item of it leads
@@ -87,6 +90,8 @@ def findings(records: Iterable[Record]) -> list[Finding]:
         if _is_early(step_of(record)):
             steps.setdefault((str(record["target"]), str(record["law"])), step_of(record))
             first.setdefault(str(record["target"]), step_of(record))
+    chance = {(str(r["target"]), str(r["law"])) for r in broken if step_of(r) == CHANCE}
+    chance |= {(target, UNWRITTEN) for target, _ in chance}
     always = {str(r["target"]) for r in broken if step_of(r) == "answer" and not _edge(r)}
     causes: dict[tuple[str, str], tuple[str, str, str]] = {}  # of a target's law: the finding of its first item
     keys: list[tuple[str, str, str]] = []
@@ -95,10 +100,11 @@ def findings(records: Iterable[Record]) -> list[Finding]:
         step = step if _is_early(step) else steps.get((target, law), step)
         if step == "dtype" and not law.startswith("dtype."):  # out in float64, where float32's bound hides the same
             step = first.get(target, step)
+        step = CHANCE if (target, law) in chance else step
         if step == "answer":
             detail = "" if target in always else _edge(record)
         else:
-            detail = "" if step in PASS or _has_place(record) else law
+            detail = "" if step in PASS or step == CHANCE or _has_place(record) else law
         keys.append((target, step, detail))
         causes.setdefault((target, law), keys[-1])
     found: dict[tuple[str, str, str], list[Record]] = {}
@@ -148,6 +154,8 @@ def _telling_first(step: str, group: list[Record]) -> list[Record]:
     families = PASS.get(step, ())
 
     def turn(record: Record) -> int:
+        if record["law"] == UNWRITTEN:
+            return 0
         return 2 if str(record["law"]).split(".")[0] not in families else 1 - _has_place(record)
 
     return sorted(group, key=turn)

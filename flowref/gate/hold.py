@@ -26,8 +26,9 @@ from hypothesis.database import DirectoryBasedExampleDatabase
 from flowref.cases import Case, Recipe, stream
 from flowref.gate import known
 from flowref.gate.canary import Canary
-from flowref.gate.diagnosis import Ask, diagnose
+from flowref.gate.diagnosis import Ask, Diagnosis, diagnose
 from flowref.gate.evidence import Record
+from flowref.gate.findings import CHANCE
 from flowref.gate.finished import Finished
 from flowref.gate.options import Settings
 from flowref.gate.plan import Item
@@ -42,6 +43,8 @@ from flowref.spec import Dialect
 from flowref.targets import Module, TargetError, resolve
 
 Test = Callable[[Case], bool]
+# Of a law that is broken, on the same case, before its cause is looked for; no new one after so many seconds.
+TRIES, TRIES_SECONDS = 3, 5.0
 DEFAULT_REPORT = Path("flowref-report")
 # How a target's kernels may run, by its own word; the last where it doesn't say.
 KERNELS = ("eager", "numba", "triton", "triton (interpreted)", "unknown")
@@ -318,11 +321,22 @@ class Judge:
             return None
         ask = Ask(failure.case, trial.target, trial.precision, trial.device, self.watch.call)
         try:
+            if self._holds_again(trial, failure.case):
+                return plain(Diagnosis(CHANCE).plain() | {"edge": failure.case.edge})
             with self.watch.case():
                 found = diagnose(ask, trial.law, trial.direction).plain()
                 return plain(found | {"edge": failure.case.edge})
         except (Exception, CallTimeout):  # the verdict stands without it
             return None
+
+    def _holds_again(self, trial: Trial, case: Case) -> bool:
+        """Whether the law holds on a case on which it was broken, in one of a few more trials."""
+        end = time.monotonic() + TRIES_SECONDS
+        for _ in range(TRIES):
+            _settle()
+            if time.monotonic() < end and trial.meets(case, count=False) is None:
+                return True
+        return False
 
     def _described(self, trial: Trial, failure: Failure) -> Record:
         """All that a message about a broken law says."""

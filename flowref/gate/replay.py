@@ -6,7 +6,6 @@ What no single pass of the case shows, such as a batch of copies or a refusal, i
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,16 +17,13 @@ from flowref.gate.diagnosis import Ask, Place, explain, places
 from flowref.gate.options import DIALECTS, PRECISIONS, Unusable, one_of
 from flowref.gate.verdict import BROKEN, HELD
 from flowref.laws import registry
-from flowref.laws.registry import BOTH, Law
+from flowref.laws.registry import BOTH, HALVES, Law
 from flowref.laws.run import LawBroken, hold_case
+from flowref.reference import ReferenceBlock
 from flowref.spec import Dialect
-from flowref.targets import TargetError, resolve
+from flowref.targets import Module, TargetError, resolve
 
-# Fields that a case at an edge has as the edge has them, whatever a law asks for.
-AT_EDGE = {"batch-0": {"B"}, "channels-1": {"C"}, "reflections-hard": {"soft", "reflections"}, "alpha-0": {"alpha"}}
 WIDEST = 58  # of a place's name
-
-
 DEVICES = ("cpu", "cuda", "cuda:1")  # where a case can have been found
 
 
@@ -82,7 +78,7 @@ def _law(text: str) -> Law:
 
 def suits(law: Law, ask: Ask) -> None:
     """Raises Unusable unless the gate could hold the law to this case: elsewhere its formula need not be true."""
-    case, recipe, name = ask.case, ask.case.recipe, f"--law={law.id!r}"
+    case, name = ask.case, f"--law={law.id!r}"
     precisions = [p for p in PRECISIONS if law.is_judged_in(p, [p])]
     if ask.precision not in precisions:
         raise Unusable(
@@ -95,22 +91,10 @@ def suits(law: Law, ask: Ask) -> None:
     if case.edge not in law.kinds:
         need = ", ".join(edge or "those at no edge" for edge in law.kinds)
         raise Unusable(f"{name} is not judged on a case at {case.edge or 'no edge'}: need {need}. Leave it out.")
-    if recipe is None:  # of another version's drawing, or no one's: nothing says for which laws it was made
-        return
-    fix = law.fixed(ask.precision)
-    cut = {"B"} if "max_B" in fix else set()  # sizes that a limit may have cut below what the law asks for
-    cut |= {"C", "S"} if "max_CN" in fix else set()
-    for field in sorted((set(fix) & set(stream.FIELDS)) - AT_EDGE.get(case.edge or "", set()) - cut):
-        choice = stream.allowed(fix, field) or ()
-        # A recipe settles what its other fields don't allow, so what is asked for need not stand there as it is.
-        if not any(replace(recipe, **{field: value}) == recipe for value in choice):
-            need = " or ".join(map(repr, dict.fromkeys(choice)))
-            raise Unusable(
-                f"{name} is judged on cases with {field}={need}, not {getattr(recipe, field)!r}. Leave it out."
-            )
-    for what, limit, size in (("B", "max_B", recipe.B), ("C·N", "max_CN", recipe.CN)):
-        if size > fix.get(limit, size):
-            raise Unusable(f"{name} is judged on cases of {what} up to {fix[limit]}, not {size}. Leave it out.")
+    # Nothing says for which laws a case without a recipe was made.
+    other = None if case.recipe is None else stream.misfit(case.recipe, law.fixed(ask.precision), case.edge)
+    if other:
+        raise Unusable(f"{name} is judged on cases of {other}. Leave it out.")
 
 
 def _case(file: str) -> Case:
@@ -131,9 +115,27 @@ def _hold(law: Law, ask: Ask, console: Console) -> int:
         except LawBroken as broken:
             say(f"  {direction}: broken: {broken}")
             code = BROKEN
+        except Exception as stray:
+            said = f"{type(stray).__name__}: {stray}".strip()
+            if not _is_about(law, ask, direction):
+                raise Unusable(f"--law={law.id!r} can't be held to this case: {said}. Leave it out.") from stray
+            say(f"  {direction}: broken: its answer made the law raise {said}")
+            code = BROKEN
         else:
             say(f"  {direction}: held, at {meter.ratio:.3g} of the bound")
     return code
+
+
+def _is_about(law: Law, ask: Ask, direction: str) -> bool:
+    """Whether the law can be held to this case at all: the reference holds it, or breaks it in its own way."""
+    reference = Module(ReferenceBlock, dialect=ask.target.dialect)
+    try:
+        hold_case(law, ask.case, reference, ask.precision if ask.precision in HALVES else "float64", direction)
+    except LawBroken:
+        pass
+    except Exception:
+        return False
+    return True
 
 
 def _sayer(console: Console) -> Callable[[str], None]:

@@ -189,6 +189,41 @@ def test_no_answer_is_a_finding_an_edge_unless_there_is_none_anywhere() -> None:
     assert len(findings([*edges, record("shape.answers-in-shape", "answer")])) == 1
 
 
+def test_what_does_not_come_back_is_one_finding_and_the_law_about_unwritten_memory_says_most() -> None:
+    records = [
+        record("logdet.equals-reference", "nondeterminism", place=False),
+        record("clamp.odd", "nondeterminism", place=False),
+        record("clamp.odd", "log-det"),  # its other item happened to come back
+        record("layout.every-element-is-written", "layout", place=False),
+        record("state.pickle-works", "nondeterminism", place=False),
+    ]
+    assert [one.laws for one in findings(records)] == [
+        ["layout.every-element-is-written", "logdet.equals-reference", "clamp.odd", "state.pickle-works"]
+    ]
+    assert [one.laws for one in findings([records[2], records[3]])] == [
+        ["clamp.odd"],
+        ["layout.every-element-is-written"],
+    ]
+
+
+def test_a_failure_that_does_not_come_back_says_so(check: Callable[..., Any]) -> None:
+    ended = check(
+        """
+        calls = 0
+
+        class Block(Block):
+            def forward(self, *a, **k):
+                global calls
+                calls += 1
+                (y,), j = super().forward(*a, **k)
+                return (y + (calls % 3 == 0),), j
+        """,
+        what=("--law", "reference.output-equals-reference", "--law", "reference.inference-equals-reference"),
+    )
+    assert (ended.code, ended.last[:35]) == (1, "Broken: 1 finding (nondeterminism),"), ended.out
+    assert "look at: nondeterminism (tried again, the law holds on this very case" in ended.out
+
+
 BLOCK = """
 import torch
 from flowref.fast import AllInOneBlock
@@ -272,7 +307,7 @@ def test_a_law_suits_every_case_that_a_search_draws_for_it(data: st.DataObject) 
     "name, said",
     [
         ("logdet.equals-jacobian", "judged on cases of C·N up to 24, not 36. Leave it out."),
-        ("clamp.odd", "judged on cases with affine='EXP', not 'SOFTPLUS'. Leave it out."),
+        ("clamp.odd", "judged on cases of affine='EXP', not 'SOFTPLUS'. Leave it out."),
         ("clamp.alpha-0-switches-scaling-off", "not judged on a case at no edge: need alpha-0. Leave it out."),
         ("dtype.float64-keeps-every-bit", "not judged in float32: need float64. Use --precision float64."),
         ("device.replays-from-a-graph", "not judged on cpu. Use --device cuda."),
@@ -290,6 +325,7 @@ def test_a_law_is_not_held_to_a_case_that_the_gate_would_not_hold_it_to(name: st
 
 def test_replay_refuses_what_it_cannot_use(tmp_path: Path, command: Command) -> None:
     file = str(Recipe(C=3).case().save(tmp_path).name)
+    other = str(replace(Recipe(C=3, seed=5).case(), recipe=None).save(tmp_path).name)
     for words, said in (
         (["none.json"], "none.json"),
         ([file, "mine.py:Block"], "there is no file mine.py"),
@@ -298,6 +334,7 @@ def test_replay_refuses_what_it_cannot_use(tmp_path: Path, command: Command) -> 
         ([file, "--device", "cuda:1"], "CUDA devices. Use cpu."),
         ([file, "--law", "clamp"], "is a family: need one law's id. Give for example clamp."),
         ([file, "--law", "clamp.od"], "Did you mean clamp.odd?"),
+        ([other, "--law", "clamp.exhaustive-half"], "--law='clamp.exhaustive-half' can't be held to this case: "),
         ([str(tmp_path)], "it is a folder"),
     ):
         ended = command("replay", *words)
