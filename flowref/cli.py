@@ -21,13 +21,20 @@ app = typer.Typer(
 )
 
 
+FLAG = " "  # how help shows the value of an option that takes none: <bool> would ask for one
+
+
 def _option(name: str, *more: str) -> Any:
     option = OPTIONS[name]
-    return typer.Option(name, *more, help=f"{option.help} [dim]({option.values})[/]" if option.values else option.help)
+    if option.flag or option.values.isupper():  # FILE, DIR, ID
+        return typer.Option(name, *more, metavar=FLAG if option.flag else option.values, help=option.help)
+    return typer.Option(name, *more, help=f"{option.help} [dim]({option.values})[/]")
 
 
 @app.callback(invoke_without_command=True)
-def _version(version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
+def _version(
+    version: Annotated[bool, typer.Option("--version", metavar=FLAG, help="Print the version and leave.")] = False,
+) -> None:
     if version:
         typer.echo(f"flowref {__version__}")
         raise typer.Exit
@@ -46,7 +53,7 @@ def check(
     known_failures: Annotated[str | None, _option("--known-failures")] = None,
     report: Annotated[str | None, _option("--report")] = None,
     law: Annotated[list[str] | None, _option("--law")] = None,
-    first: Annotated[bool, typer.Option("-x", help="stop at the first broken law")] = False,
+    first: Annotated[bool, typer.Option("-x", metavar=FLAG, help="stop at the first broken law")] = False,
     no_shrink: Annotated[bool, _option("--no-shrink")] = False,
     call_timeout: Annotated[str, _option("--call-timeout")] = "60",
     workers: Annotated[str, typer.Option("-n", metavar="auto|N", help="processes that judge")] = "auto",
@@ -117,19 +124,27 @@ def bench(
             "--beside", help=f"who is measured, the first is the measure [dim]({','.join(USUAL)}; also index)[/]"
         ),
     ] = None,
-    compiled: Annotated[bool, typer.Option("--compiled", help="torch.compile of anomalib's block, too")] = False,
-    decoder: Annotated[bool, typer.Option("--decoder", help="8 blocks in a row with their real subnets")] = False,
+    compiled: Annotated[
+        bool, typer.Option("--compiled", metavar=FLAG, help="torch.compile of anomalib's block, too")
+    ] = False,
+    decoder: Annotated[
+        bool, typer.Option("--decoder", metavar=FLAG, help="8 blocks in a row with their real subnets")
+    ] = False,
     device: Annotated[str, _option("--device")] = "auto",
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="as torch has them, or so many")] = None,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="turns of each contender")] = 15,
     seconds: Annotated[float, typer.Option("--seconds", min=0, help="of one contender in one round, about")] = 0.02,
-    cpu_time: Annotated[bool, typer.Option("--cpu-time", help="CPU time of one thread instead of wall time")] = False,
+    cpu_time: Annotated[
+        bool, typer.Option("--cpu-time", metavar=FLAG, help="CPU time of one thread instead of wall time")
+    ] = False,
     json: Annotated[str | None, typer.Option("--json", metavar="FILE", help="write all times there")] = None,
     plot: Annotated[str | None, typer.Option("--plot", metavar="FILE", help="draw them, .png or .svg")] = None,
     compare: Annotated[
         str | None, typer.Option("--compare", metavar="FILE", help="with a run that --json wrote")
     ] = None,
-    unverified: Annotated[bool, typer.Option("--unverified", help="skip smoke; all that is shown says so")] = False,
+    unverified: Annotated[
+        bool, typer.Option("--unverified", metavar=FLAG, help="skip smoke; all that is shown says so")
+    ] = False,
 ) -> None:
     """Measure blocks side by side, if smoke holds them. Exit codes: 0 shown, 1 refused, 4 can't be used, 5 nothing."""
     given = locals() | {"targets": tuple(targets or ())}
@@ -179,7 +194,9 @@ app.add_typer(golden_app, name="golden")
 def golden_generate(
     out: Annotated[str, typer.Option("--out", metavar="DIR", help="the folder to write")],
     spec: Annotated[str | None, typer.Option("--spec", metavar="FILE", help="specs of your own, TOML or JSON")] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="write over vectors that are there and differ")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", metavar=FLAG, help="write over vectors that are there and differ")
+    ] = False,
     workers: Annotated[str, typer.Option("-n", metavar="auto|N", help="processes that compute")] = "auto",
 ) -> None:
     """Write the vectors of golden/v1, the same bytes everywhere; or, with --spec, those of your own specs."""
@@ -199,7 +216,7 @@ def golden_verify(
     ] = None,
     device: Annotated[str, typer.Option("--device", help="where the target runs: cpu or cuda")] = "cpu",
     folder: Annotated[str | None, typer.Option("--dir", metavar="DIR", help="vectors of your own")] = None,
-    files: Annotated[bool, typer.Option("--files", help="check the files instead of a target")] = False,
+    files: Annotated[bool, typer.Option("--files", metavar=FLAG, help="check the files instead of a target")] = False,
     sample: Annotated[int, typer.Option("--sample", min=0, help="with --files: how many to compute again")] = 16,
 ) -> None:
     """Judge a target by the vectors, flag by flag. Exit codes: 0 held, 1 broken, 4 can't be used, 5 no evidence."""
