@@ -14,11 +14,12 @@ from rich.console import Console
 from flowref.cases import Case, stream
 from flowref.cases.store import load
 from flowref.gate.diagnosis import Ask, Place, explain, places
-from flowref.gate.options import DIALECTS, PRECISIONS, Unusable, one_of
+from flowref.gate.options import DIALECTS, PRECISIONS, Settings, Unusable, one_of
+from flowref.gate.trial import JudgeFailed, Trial
 from flowref.gate.verdict import BROKEN, HELD
+from flowref.gate.watch import Counted, Watch
 from flowref.laws import registry
-from flowref.laws.registry import BOTH, HALVES, Law
-from flowref.laws.run import LawBroken, hold_case
+from flowref.laws.registry import BOTH, Law
 from flowref.reference import ReferenceBlock
 from flowref.spec import Dialect
 from flowref.targets import Module, TargetError, resolve
@@ -108,34 +109,22 @@ def _hold(law: Law, ask: Ask, console: Console) -> int:
     """Prints how one law fares on the case, in each of its directions."""
     say = _sayer(console)
     say(f"\n{law.id}: {law.statement}")
-    code = HELD
+    code, watch = HELD, Watch(Settings().call_timeout)
+    reference = Module(ReferenceBlock, name="flowref.reference:ReferenceBlock", dialect=ask.target.dialect)
     for direction in law.directions:
+        trial = Trial(law, Counted(ask.target), direction, ask.precision, ask.device, watch, reference)
         try:
-            meter = hold_case(law, ask.case, ask.target, ask.precision, direction, ask.device)
-        except LawBroken as broken:
-            say(f"  {direction}: broken: {broken}")
-            code = BROKEN
-        except Exception as stray:
-            said = f"{type(stray).__name__}: {stray}".strip()
-            if not _is_about(law, ask, direction):
-                raise Unusable(f"--law={law.id!r} can't be held to this case: {said}. Leave it out.") from stray
-            say(f"  {direction}: broken: its answer made the law raise {said}")
+            failure = trial.meets(ask.case)
+        except JudgeFailed as error:  # on the reference too, so the case is of another kind
+            raise Unusable(f"--law={law.id!r} can't be held to this case: {error}. Leave it out.") from error
+        finally:
+            watch.rest()
+        if failure is not None:
+            say(f"  {direction}: broken: {failure.details['message']}")
             code = BROKEN
         else:
-            say(f"  {direction}: held, at {meter.ratio:.3g} of the bound")
+            say(f"  {direction}: held, at {trial.ratio:.3g} of the bound")
     return code
-
-
-def _is_about(law: Law, ask: Ask, direction: str) -> bool:
-    """Whether the law can be held to this case at all: the reference holds it, or breaks it in its own way."""
-    reference = Module(ReferenceBlock, dialect=ask.target.dialect)
-    try:
-        hold_case(law, ask.case, reference, ask.precision if ask.precision in HALVES else "float64", direction)
-    except LawBroken:
-        pass
-    except Exception:
-        return False
-    return True
 
 
 def _sayer(console: Console) -> Callable[[str], None]:
