@@ -378,7 +378,8 @@ class _Asked(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, s: Any, o: Any, v: Any, plan: Plan, data: Tensor, *c: Tensor) -> Any:
         ctx.set_materialize_grads(False)
         ctx.plan, ctx.widths = plan, [w.shape[1] for w in c]
-        _save(ctx, *((x, s, o, v, *c) if plan.state_before else (x, *c)))
+        # Not the conditions: they are passed on, so that no gradient needs their values.
+        _save(ctx, *((x, s, o, v) if plan.state_before else (x,)))
         return plan.asked(data, c), data
 
     @staticmethod
@@ -386,26 +387,23 @@ class _Asked(torch.autograd.Function):
         plan: Plan = ctx.plan
         plan.check_versions()
         x, *rest = _saved(ctx)
-        s, o, v = rest[:3] if plan.state_before else (None, plan.state.offset, plan.state.vectors)
-        c = rest[3:] if plan.state_before else rest
-        eagerly: list[Tensor | None] = [None] * (4 + len(c))
+        s, o, v = rest or (None, plan.state.offset, plan.state.vectors)
+        by_c: list[Tensor | None] = [None] * len(ctx.widths)
+        if g is not None and ctx.widths:
+            by_c = list(g.narrow(1, plan.P, sum(ctx.widths)).split(ctx.widths, 1))
+        eagerly: list[Tensor | None] = [None] * 4
         if _eager_only(g, by_link):
-            n = 4 if plan.state_before else 1
 
-            def asked(x: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-                formulas = plan.formulas(*(rest[:3] if n == 4 else (s, o, v)))
-                p, _ = formulas.split(formulas.before(x, plan.reverse))
-                return (torch.cat((p, *rest[n - 1 :]), 1),)
+            def passive(x: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+                formulas = plan.formulas(*(state or (s, o, v)))
+                return (formulas.split(formulas.before(x, plan.reverse))[0],)
 
-            found = _differentiate(asked, (x, *(s, o, v)[: n - 1], *c), (g,))
-            eagerly = [found[0], *(found[1:4] if n == 4 else (None,) * 3), *found[n:]]
+            found = _differentiate(passive, (x, *rest), (None if g is None else g.narrow(1, 0, plan.P),))
+            eagerly[: len(found)] = found
             g = None
 
         with full_precision(x):
             gx = gs = go = gv = None
-            by_c: list[Tensor | None] = [None] * len(ctx.widths)
-            if g is not None:
-                by_c = list(g.narrow(1, plan.P, sum(ctx.widths)).split(ctx.widths, 1)) if ctx.widths else []
             if any(ctx.needs_input_grad[:4]) and not (g is None and by_link is None):
                 held = x.detach().contiguous().view(plan.B, plan.C, plan.N)
                 gx = torch.zeros_like(held) if by_link is None else by_link
@@ -417,9 +415,8 @@ class _Asked(torch.autograd.Function):
                     gx, factors = plan.back(plan.pre, gx, held)
                     gv = plan.by_factors(factors)
                 gx = gx.view(x.shape)
-        both = zip(eagerly, (gx, gs, go, gv, *by_c), strict=True)
-        gx, gs, go, gv, *by_c = (w if u is None else u if w is None else u + w for u, w in both)
-        return gx, gs, go, gv, None, None, *by_c
+        both = zip(eagerly, (gx, gs, go, gv), strict=True)
+        return *(w if u is None else u if w is None else u + w for u, w in both), None, None, *by_c
 
 
 class _Coupled(torch.autograd.Function):

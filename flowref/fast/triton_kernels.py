@@ -283,7 +283,7 @@ def ask_back(
             tl.store(gx + to, tl.load(gx + to, mask=inside, other=0.0) + h, mask=inside)
             if REVERSE:
                 by_o -= h
-                by_sigma -= h * ((tl.load(x + to, mask=inside, other=0.0) - off) * inv)
+                by_sigma -= tl.where(inside, h * ((tl.load(x + to, mask=inside, other=0.0) - off) * inv), 0.0)
     if REVERSE:
         _keep_part(part, share, j, by_sigma, by_o, i < P, C)
 

@@ -323,6 +323,27 @@ def test_outputs_can_be_changed_in_place(form, block, dims, flags, rev, recorded
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
+@pytest.mark.parametrize("flags", FLAGS.values(), ids=FLAGS)
+@pytest.mark.parametrize("rev", (False, True))
+@pytest.mark.parametrize("again", (False, True))
+def test_conditions_can_be_changed_in_place(form, block, flags, rev, again):
+    """As a buffer that is filled anew for the next pass: no gradient needs the values that it had."""
+    made, x, c = block((6,), (2, 3), **flags), torch.randn(4, 6), [torch.randn(4, k) for k in (2, 3)]
+    found = []
+    for filled in (False, True):
+        given, leaves = x.clone().requires_grad_(), [v.clone().requires_grad_() for v in c]
+        buffers = [v.clone() for v in leaves]
+        (y,), logdet = made([given], buffers, rev=rev)
+        if filled:
+            for v in buffers:
+                v.detach().zero_()
+        loss, held = y.square().sum() + logdet.sum(), [given, *leaves, *made.parameters()]
+        found.append(torch.autograd.grad(loss, held, create_graph=again, allow_unused=True))
+
+    used = [(a, b) for a, b in zip(*found, strict=True) if a is not None]
+    assert len(used) > 5 and all(torch.equal(a, b) for a, b in used)
+
+
 # ---- autocast
 
 

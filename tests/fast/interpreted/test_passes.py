@@ -122,6 +122,19 @@ def test_layouts_of_inputs_and_incoming_gradients_are_followed(passes, small_til
     assert passes
 
 
+def test_an_offset_far_beyond_the_scale_leaves_gradients_finite(block):
+    """o ÷ σ is infinite, (x − o) ÷ σ is 0; three samples leave a tile's other lanes without an x."""
+    made = block((6,), global_affine_type="EXP")
+    with torch.no_grad():
+        made.global_scale.fill_(-23.0)
+        made.global_offset.fill_(1e30)
+        for p in made.subnet.parameters():
+            p.zero_()
+    found = outcome(made, torch.full((3, 6), 1e30), rev=True)
+
+    assert len(found) > 4 and all(v.isfinite().all() for v in found)
+
+
 # ---- bits
 
 
