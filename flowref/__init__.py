@@ -1,3 +1,3 @@
 """flowref: property-based verification and reference suite for the AllInOneBlock of normalizing flows."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
