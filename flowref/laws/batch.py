@@ -1,6 +1,7 @@
 """Samples do not know of each other; pixels neither, where the subnet is pixelwise."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -8,6 +9,7 @@ from torch import Tensor
 from flowref.laws.logdet import scale_of
 from flowref.laws.registry import law
 from flowref.laws.run import Answer, Run
+from flowref.laws.spread import SMALL, poisoned, reaches_the_outputs
 
 SEVERAL = {"B": (2, 3, 5, 33, 67)}
 
@@ -129,3 +131,28 @@ def nan_stays_in_its_sample(run: Run) -> None:
         want, got = others(1.0, whole), others(value, whole)
         run.same(want.y[1:], got.y[1:], f"the other samples' output beside {value}")
         run.same(want.logdet[1:], got.logdet[1:], f"the other samples' log-det beside {value}")
+
+
+@law(
+    "f(x) is NaN where the map's value is, for x[0] with a NaN in it; not finite where it isn't, for x[1] with ∞ in it",
+    broken_by=(
+        "output-that-is-no-number-becomes-0",
+        "logdet-sums-what-is-a-number",
+        "output-kept-below-a-large-number",
+    ),
+    regimes=("rank-0", "rank-2", "gin", "soft", "reflections-1", "reverse-permutation"),
+    fix=SMALL,
+    rows=10,
+)
+def not_finite_reaches_its_outputs(run: Run) -> None:
+    """What is not finite in an input is not finite in all outputs that depend on it, and in the log-det.
+
+    Bound: none; the reference says where, products taken as a gather takes them. Under GIN no log-det is asked for,
+    which may be 0 by itself.
+    Sees: values that are replaced, clamped or skipped, a minimum or maximum that drops NaN, a branch on isfinite.
+    Blind to: what becomes of finite samples.
+    Spec: 6. Since: 0.2.
+    """
+    at = int(run.case.id[:8], 16)
+    case = replace(run.case, x=poisoned(run.case.x, at, (torch.nan, (-1) ** at * torch.inf)), recipe=None)
+    reaches_the_outputs(run, case, "beside an input that is not finite")

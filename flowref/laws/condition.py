@@ -1,10 +1,13 @@
 """Conditions reach the subnet and nothing else. That they reach it whole and in order is a law of `coupling`."""
 
+from dataclasses import replace
+
 import torch
 
 from flowref.laws.logdet import scale_of
 from flowref.laws.registry import law
 from flowref.laws.run import Answer, Run
+from flowref.laws.spread import SMALL, poisoned, reaches_the_outputs
 
 SOME = ((1,), (2,), (2, 1), (1, 3, 2))
 
@@ -60,3 +63,24 @@ def nan_stays_in_its_sample(run: Run) -> None:
         got = others(value)
         run.same(want.y[1:], got.y[1:], f"the other samples' output beside a condition of {value}")
         run.same(want.logdet[1:], got.logdet[1:], f"the other samples' log-det beside a condition of {value}")
+
+
+@law(
+    "f(x, c) is not finite where the map's value isn't, for a c[0] with a NaN in it and a c[1] with ∞ in it",
+    broken_by="condition-that-is-no-number-becomes-0",
+    regimes=("conditions-1", "conditions-2", "rank-0", "rank-2"),
+    fix={**SMALL, "conditions": SOME, "subnet": ("linear", "network", "convolutional")},
+    rows=10,
+)
+def not_finite_reaches_its_outputs(run: Run) -> None:
+    """What is not finite in a condition is not finite in all outputs that depend on it, and in the log-det.
+
+    Bound: none; as of `batch.not-finite-reaches-its-outputs`.
+    Sees: conditions that are replaced, clamped or skipped where they are not finite.
+    Blind to: what becomes of finite samples.
+    Spec: 6. Since: 0.2.
+    """
+    at = int(run.case.id[:8], 16)
+    changed = [poisoned(v, at, (torch.nan, torch.inf)) if k == at % len(run.case.c) else v
+               for k, v in enumerate(run.case.c)]  # fmt: skip
+    reaches_the_outputs(run, replace(run.case, c=tuple(changed), recipe=None), "beside a condition that is not finite")

@@ -7,6 +7,7 @@ import torch
 from flowref.laws.logdet import jacobians, scale_of
 from flowref.laws.registry import law
 from flowref.laws.run import Run
+from flowref.laws.spread import SMALL, reaches_the_outputs
 from flowref.reference import split
 
 # A block that is its coupling alone: W = I, σ = 1, o = 0.
@@ -154,3 +155,26 @@ def halves_have_their_roles(run: Run) -> None:
     moved = run.on(replace(case, state={**case.state, name: shifted}, recipe=None))
     run.near(run.want.logdet, moved.answer.logdet, "the log-det after the shift moved", scale=scale_of(run))
     run.near(moved.want.out, moved.answer.y, "the output after the shift moved")
+
+
+@law(
+    "f(x) is not finite where the map's value isn't, for a subnet that answers NaN in one row of k, or of t",
+    broken_by="exponential-that-is-no-number-becomes-1",
+    regimes=("rank-0", "rank-2", "gin", "soft"),
+    fix={**SMALL, "subnet": "constant"},
+    rows=10,
+)
+def not_finite_answer_reaches_the_outputs(run: Run) -> None:
+    """What is not finite in the subnet's answer is not finite in all outputs that depend on it, and in the log-det.
+
+    Bound: none; as of `batch.not-finite-reaches-its-outputs`, where k and t are NaN together.
+    Sees: a log-scale or a shift, each alone, that is replaced, clamped or skipped where it is not finite.
+    Blind to: a subnet whose answer differs by sample.
+    Spec: 6. Since: 0.2.
+    """
+    A, at = run.spec.A, int(run.case.id[:8], 16)
+    for row, what in ((at % A, "log-scale"), (A + at % A, "shift")):
+        coefficients = run.case.state["subnet.coefficients"].clone()
+        coefficients.view(-1)[row] = torch.nan
+        case = replace(run.case, state=run.case.state | {"subnet.coefficients": coefficients}, recipe=None)
+        reaches_the_outputs(run, case, f"of a {what} that is NaN")

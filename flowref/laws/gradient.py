@@ -11,6 +11,7 @@ from flowref.bounds import FLOAT32
 from flowref.cases.case import lay_out
 from flowref.laws.registry import EDGES, LARGE, MANY, law
 from flowref.laws.run import KINDS, THREADS, TURNS, Answer, Run, TargetRaised, threads
+from flowref.laws.spread import SMALL, least, poisoned
 
 NEEDS = ("gradient",)
 # A subnet whose last operation keeps its result is one law's own, so that a block that overwrites the answer, and
@@ -494,3 +495,30 @@ def no_graph_under_no_grad(run: Run) -> None:
     with torch.no_grad():
         got = run.go(x, c)
     run.equal((False, False), (got.y.requires_grad, got.logdet.requires_grad), "whether outputs require a gradient")
+
+
+@law(
+    "∂(Σ gy·y) and ∂(Σ gj·logdet) are not finite where autograd's of the map aren't, for an x[0] with a NaN in it",
+    broken_by="gradient-that-is-no-number-becomes-0",
+    regimes=("rank-0", "rank-2", "gin", "soft", "reflections-1", "conditions-1"),
+    fix={**SMALL, **FREE},
+    needs=NEEDS,
+    rows=10,
+)
+def not_finite_reaches_its_gradients(run: Run) -> None:
+    """What is not finite in an input is not finite in all gradients that depend on it.
+
+    Bound: none; the reference says where, by autograd, products taken as a gather takes them.
+    Sees: gradients that are replaced, clamped or skipped where they are not finite, so that training goes on.
+    Blind to: gradients of finite batches.
+    Spec: 6. Since: 0.2.
+    """
+    case = replace(run.case, x=poisoned(run.case.x, int(run.case.id[:8], 16), (torch.nan,)), recipe=None)
+    for kind in ("output", "logdet"):
+        _, _, want = least(case, run.rev, kind)
+        got = run.on(case).gradients(kind)
+        if kind == "logdet" and run.spec.gin_block:
+            continue
+        for name, value in want.items():
+            if value is not None and not value.isfinite().all():
+                run.reaches(value, got.get(name), f"the gradient of the {kind} by {name}")

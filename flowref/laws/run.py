@@ -360,7 +360,7 @@ class Run:
         leaves |= {name: value for name, value in trained.items() if value.requires_grad}
         got = self.go(x, c)
         gy, gj = (g.to(got.y.dtype).to(self.device) for g in incoming(self.case, kind))
-        want_shapes = (self.want.out.shape, self.want.logdet.shape)
+        want_shapes = (self.case.x.shape, self.case.gj.shape)
         self.equal(want_shapes, (got.y.shape, got.logdet.shape), "shapes of output and log-det")
         loss = (gy * got.y).sum() if kind != "logdet" else torch.zeros((), device=self.device)
         if kind != "output":
@@ -433,6 +433,23 @@ class Run:
             raise LawBroken(
                 f"{what}{index}: got {g!r}, want exactly {w!r}; {over} of {want.numel()} elements differ",
                 kind="bits", what=what, index=index, got=g, want=w, bound=0.0, over=over, of=want.numel(),
+            )  # fmt: skip
+
+    def reaches(self, want: Tensor, got: Tensor | None, what: str, *, nan: bool = False) -> None:
+        """``got`` is not finite wherever ``want`` isn't; with ``nan``, NaN wherever that is. None stands for zeros."""
+        got = torch.zeros(want.shape) if got is None else got.detach().cpu()
+        self.equal(tuple(want.shape), tuple(got.shape), f"the shape of {what}")
+        asked, word = (want.isnan(), "NaN") if nan else (~want.isfinite(), "not finite")
+        lost = asked & ~(got.isnan() if nan else ~got.isfinite())
+        self.meter.add(what, math.prod(self.spec.dims), 0.0, bool(asked.any()))
+        if bool(lost.any()):
+            at = int(lost.flatten().int().argmax())
+            index = [int(i) for i in np.unravel_index(at, tuple(want.shape))] if want.ndim else []
+            g, w = float(got.flatten()[at]), float(want.flatten()[at])
+            over, of = int(lost.sum()), int(asked.sum())
+            raise LawBroken(
+                f"{what}{index}: got {g!r}, want {word}, as the reference's is {w!r}; {over} of {of} elements are lost",
+                kind="bits", what=what, index=index, got=g, want=w, bound=0.0, over=over, of=of,
             )  # fmt: skip
 
     def equal(self, want: Any, got: Any, what: str) -> None:
