@@ -671,4 +671,22 @@ FAULTS: tuple[Fault, ...] = (
         "exp(l) is detached in backward: first gradients are right",
         *coupling("l.detach()"),
     ),
+    fault(
+        "second-backward-takes-the-clamp-as-straight",
+        "compile.second-backward-is-curved",
+        "1 − tanh² is a number in backward: first gradients are right, and so is what exp(l) adds to second ones",
+        (
+            "T = torch.tanh(k)",
+            "T = torch.tanh(k.detach())\n        T = T + (k - k.detach()) * (1 - T * T)",
+        ),
+    ),
+    fault(
+        "reverse-backward-cut-off-from-its-factors",
+        "compile.second-backward-is-curved",
+        "exp(−l) and q − t are numbers in the backward of a reverse pass: first gradients are right",
+        (
+            "return (q - t) * torch.exp(-l)",
+            "E = torch.exp(-l.detach())\n        d = q - t\n        return d * E - d.detach() * E * (l - l.detach())",
+        ),
+    ),
 )

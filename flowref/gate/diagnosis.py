@@ -31,6 +31,10 @@ ANY, SECOND = "an answer", "output of a second pass"
 ABOUT = {
     "reference.several-threads-equal-reference": "threads",
     "gradient.on-several-threads": "threads",
+    "batch.not-finite-reaches-its-outputs": "values that are not finite",
+    "condition.not-finite-reaches-its-outputs": "values that are not finite",
+    "coupling.not-finite-answer-reaches-the-outputs": "values that are not finite",
+    "gradient.not-finite-reaches-its-gradients": "values that are not finite",
     "shape": ANSWER,
     "reference": COUPLING,
     "inverse": STATE,

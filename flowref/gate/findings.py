@@ -48,6 +48,17 @@ EXPLAINED: dict[str, tuple[str, ...]] = {
     "gradient.no-graph-under-no-grad": ("purity.settings-stay",),
     "gradient.on-several-threads": ("reference.several-threads-equal-reference",),
     "gradient.runs-through-a-kept-answer": ("purity.answer-keeps-its-bits", "gradient.by-subnet"),
+    # What swallows a NaN on the way out does so wherever it comes from.
+    "condition.not-finite-reaches-its-outputs": ("batch.not-finite-reaches-its-outputs",),
+    "coupling.not-finite-answer-reaches-the-outputs": (
+        "batch.not-finite-reaches-its-outputs",
+        "condition.not-finite-reaches-its-outputs",
+    ),
+    "gradient.not-finite-reaches-its-gradients": (
+        "batch.not-finite-reaches-its-outputs",
+        "condition.not-finite-reaches-its-outputs",
+        "coupling.not-finite-answer-reaches-the-outputs",
+    ),
     # All coefficients go through one pass, those that are NaN too.
     "clamp.exhaustive-half": ("batch.nan-stays-in-its-sample", "logdet.independent-of-the-batch"),
     # vmap hands over strided tensors, and several samples' worth of results at once; it refuses to branch on values,

@@ -13,13 +13,16 @@ from torch import Tensor
 from flowref.bounds import exact
 from flowref.laws.logdet import jacobians, scale_of
 from flowref.laws.registry import law
-from flowref.laws.run import Run
-from flowref.reference import channel_dot, coefficients_pullback, split
+from flowref.laws.run import Run, reference_block
+from flowref.reference import channel_dot, coefficients_pullback, join, mix, scaled, split
+from flowref.spec import Dialect
 
 SMALL = {"B": (2, 3), "C": (3, 4, 5), "max_CN": 24, "alpha": (1.0, 2.0), "subnet": ("linear", "network")}
 # Gradients by x that depend on s and on the subnet's coefficients through one factor each, σ and exp(l).
 BILINEAR = {"B": (1, 2, 3), "C": (2, 3, 4, 5), "max_CN": 32, "subnet": "constant", "gin": False, "reflections": 0,
             "reverse_permutation": False, "alpha": (1.0, 2.0)}  # fmt: skip
+# A pass whose output depends on the subnet's answer through exp(l) and t alone, channel by channel.
+CURVED = {**BILINEAR, "subnet": "linear", "clamp": ("curved", "linear")}
 
 
 def _is_own(error: BaseException) -> bool:
@@ -169,3 +172,61 @@ def second_backward_is_right(run: Run) -> None:
         for name, bounded, got in zip(names, want, found, strict=True):
             scale = float(abs(bounded.value).max())
             run.within(bounded.value, got, 2 * run.bound(bounded), f"the second gradient by {name}", scale)
+
+
+@law(
+    "∂(Σ_k ∂(Σ gy·y + Σ gj·logdet)/∂bias_k)/∂(bias, x): for l = α tanh(k) both l'² and l'' count",
+    broken_by=("second-backward-takes-the-clamp-as-straight", "reverse-backward-cut-off-from-its-factors"),
+    regimes=("rank-0", "rank-2", "soft", "sigmoid", "softplus", "exp", "clamp-curved"),
+    fix=CURVED,
+    precisions=("float32",),
+    needs=("double-backward", "gradient", "state"),
+    rows=16,
+)
+def second_backward_is_curved(run: Run) -> None:
+    """The gradient by the log-scale's coefficients, differentiated once more by them and through the subnet's input.
+
+    Bound: twice the error of the formula by hand, r l'² ± r l'' ± gj l'' with r = gu q exp(l), in reverse
+    gu (q − t) exp(−l), carried through the subnet's weights, as factors meet in another order.
+    Sees: a backward that takes the clamp's slope as constant, or what the subnet answered as given.
+    Blind to: GIN, reflections, reverse permutation, subnets of several layers.
+    Spec: 2, 6. Since: 0.2.
+    """
+    state = run.ask("the state", lambda: run.target.state(run.block))
+    bias = state["subnet.bias"]
+    x = run.inputs[0].detach().requires_grad_()
+    got = run.go(x)
+    gy, gj = (g.to(run.dtype).to(run.device) for g in (run.case.gy, run.case.gj))
+
+    def twice() -> tuple[Tensor | None, ...]:
+        loss = (gy * got.y).sum() + (gj * got.logdet).sum()
+        by_k = torch.autograd.grad(loss, bias, create_graph=True)[0][: run.spec.A].sum()
+        return torch.autograd.grad(by_k, [bias, x], allow_unused=True)
+
+    want = _curvature(run)
+    for found in _asked(run, "a second backward", twice):
+        for (name, bounded), value in zip(want.items(), found, strict=True):
+            scale = float(abs(bounded.value).max()) or float(bounded.size.max())
+            run.within(bounded.value, value, 2 * run.bound(bounded), f"the second gradient by {name}", scale)
+
+
+def _curvature(run: Run) -> dict[str, Any]:
+    """∂Φ/∂bias and ∂Φ/∂x of Φ = Σ_k ∂F/∂bias_k, F = Σ gy·y + Σ gj·logdet, by hand; k the log-scale's coefficients."""
+    spec, one, rev = run.spec, run.want, run.rev
+    gy, gj = exact(run.case.gy, one.out.arith), exact(run.case.gj, one.out.arith)
+    _, gu = split(spec, gy if rev else scaled(one.sigma, mix(one.W_inv, gy)))  # type: ignore[arg-type]
+    gq = gu * one.E  # gradient by q
+    r = gu * ((one.d if rev else one.q) * one.E)
+    column = gj.reshape(-1, *(1,) * (run.case.x.ndim - 1))
+    tenth = 1 if spec.dialect is Dialect.DOCUMENTED else 10
+    inside = tenth * (spec.affine_clamping if spec.dialect is Dialect.FREIA_MAIN else 1)  # tanh(a / inside)
+    slope = lambda g: coefficients_pullback(spec, g, g, one.tanh)[:, : spec.A]  # noqa: E731 (g · l')
+    bend = lambda g: -2 * (slope(g) * one.tanh) / inside  # noqa: E731 (g · l'')
+    if rev:  # F holds (q − t) exp(−l) and −Σ l
+        by_k, by_q, by_t = slope(slope(r)) - bend(r + column), -slope(gq), slope(gq)
+    else:
+        by_k, by_q, by_t = slope(slope(r)) + bend(r + column), slope(gq), 0 * gq
+    by_a = torch.cat([by_k, by_t / tenth], 1)
+    g_seen, by_parameters = reference_block(run.case).subnet.pullback(one.seen, by_a)  # type: ignore[operator]
+    gz = join(spec, g_seen[:, : spec.P], by_q)
+    return {"bias": by_parameters["bias"], "x": mix(one.W, gz / one.sigma) if rev else gz}
