@@ -1,10 +1,12 @@
 """Faults of purity, state and randomness: what a pass changes or leaves behind. Edits of plain.py."""
 
-from flowref.faults.fault import Fault, fault
+from flowref.faults.fault import PUBLIC, Fault, fault
 from flowref.faults.source import Edit
 
 CHECKED = "tensor, conditions = self.checked(x, c)"
 ANSWERED = "return (y,), logdet"
+CHECKED_STATE = 'for name in ("w_perm", "w_perm_inv", "w_0"):'
+SCALE_READ = "s = self.global_scale\n        if self.spec.gin_block:"
 ASKED = "a = self.answered(self.subnet(torch.cat([p, *c], dim=1)), p)"
 K = "k = factor * a[:, : self.spec.A]"
 COUPLED = "return q * torch.exp(l) + t"
@@ -44,6 +46,11 @@ def entering(*lines: str) -> Edit:
 def leaving(*lines: str) -> Edit:
     """Lines at the end of each pass, y and logdet made."""
     return ANSWERED, "\n        ".join((*lines, ANSWERED))
+
+
+def loading(*lines: str) -> Edit:
+    """Lines at the beginning of each loading of a state."""
+    return CHECKED_STATE, "\n        ".join((*lines, CHECKED_STATE))
 
 
 def method(text: str) -> Edit:
@@ -439,6 +446,56 @@ FAULTS: tuple[Fault, ...] = (
         "state.changes-are-seen",
         "the first pass in eval mode computes W for all that follow",
         cached(MIXING, "mixed", BOTH_COPIED, "not self.training"),
+    ),
+    fault(
+        "parameters-kept-in-a-list",
+        "state.changes-are-seen",
+        "σ is of the parameter that the constructor made, which loading with assign=True replaces",
+        (MADE, MADE + "\n        self.kept = [self.global_scale]"),
+        (SCALE_READ, SCALE_READ.replace("self.global_scale", "self.kept[0]")),
+    ),
+    fault(
+        "missing-scale-starts-anew",
+        "state.a-part-loads-alone",
+        "a part of a state without the scale sets it to 0",
+        loading('if prefix + "global_scale" not in state_dict:', "    self.global_scale.data.zero_()"),
+    ),
+    fault(
+        "offset-is-loaded-with-the-scale-alone",
+        "state.a-part-loads-alone",
+        "and is ignored without; strict loads are right",
+        loading('if prefix + "global_scale" not in state_dict:', '    state_dict.pop(prefix + "global_offset", None)'),
+    ),
+    fault(
+        "missing-entries-are-filled-in",
+        "state.missing-entries-are-told",
+        "with what the block holds",
+        loading(
+            "for name, v in (*self._parameters.items(), *self._buffers.items()):",
+            "    state_dict.setdefault(prefix + name, v.detach().clone())",
+        ),
+    ),
+    fault(
+        "constants-outside-of-the-state",
+        "state.emptied-and-loaded-is-the-same",
+        "the factor of the coefficients is a buffer that is not saved; blind: documented",
+        (
+            MADE,
+            MADE + '\n        self.register_buffer("tenth", torch.tensor(0.1, dtype=torch.float64), persistent=False)',
+        ),
+        (
+            "factor = 1.0 if self.spec.dialect is Dialect.DOCUMENTED else 0.1",
+            "factor = 1.0 if self.spec.dialect is Dialect.DOCUMENTED else self.tenth",
+        ),
+        dialects=PUBLIC,
+    ),
+    fault(
+        "parameters-kept-when-loaded",
+        "state.functional-call-takes-the-state-given",
+        "σ is of the parameter that is there behind the last loading, with assign=True too",
+        (MADE, MADE + "\n        self.kept = [self.global_scale]"),
+        (LOADED, LOADED + "\n        self.kept = [self.global_scale]"),
+        (SCALE_READ, SCALE_READ.replace("self.global_scale", "self.kept[0]")),
     ),
     fault(
         "w-left-on-the-block-with-its-graph",

@@ -68,7 +68,11 @@ def _answers(run: Run, block: Any) -> Answers:
 
 def _alike(run: Run, want: Answers, block: Any, when: str) -> None:
     """The block answers so in both directions, to within the errors of both; the state is that of the run's case."""
-    for rev, (way, y, logdet), (_, got_y, got_logdet) in zip((False, True), want, _answers(run, block), strict=True):
+    _agree(run, want, _answers(run, block), when)
+
+
+def _agree(run: Run, want: Answers, found: Answers, when: str) -> None:
+    for rev, (way, y, logdet), (_, got_y, got_logdet) in zip((False, True), want, found, strict=True):
         one = run.wanted.go(rev)
         for what, w, got, bounded, size in (
             ("output", y, got_y, one.out, one.out.value),
@@ -150,6 +154,142 @@ def state_dict_is_the_whole_state(run: Run) -> None:
     _alike(run, want, other, "of a new block with this state")
 
 
+def _parts(run: Run) -> dict[str, dict[str, Tensor]]:
+    """Another legal state, in the parts that may be loaded alone: W with its inverse, the subnet, each other entry."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, v in _entries(run, run.on(changed(run.case)).build()).items():
+        part = "W" if name.startswith("w_") else "the subnet" if name.startswith("subnet.") else name
+        parts.setdefault(part, {})[name] = v.detach().clone()
+    return parts
+
+
+@law(
+    "load_state_dict(part, strict=False), with assign or without: the part's entries are its own, others keep theirs",
+    broken_by=("missing-scale-starts-anew", "offset-is-loaded-with-the-scale-alone"),
+    regimes=("rank-0", "gin", "soft", "reflections-1"),
+    fix=SMALL,
+    edges=("reflections-hard",),
+    rows=8,
+    **COMMON,
+)
+def a_part_loads_alone(run: Run) -> None:
+    """A part of a state, loaded without strict, changes that part and nothing else.
+
+    Bound: none; the bits of every entry.
+    Sees: a loader that starts anew, or ignores, what comes without the rest.
+    Blind to: whether what is missing is told.
+    Spec: 5, 6. Since: 0.2.
+    """
+    block = run.block
+    for assign in (False, True):
+        for part, entries in _parts(run).items():
+            run.ask("loading the state", lambda: run.target.load(block, run.case.state))
+            want = {name: v.clone() for name, v in _entries(run, block).items()} | entries
+            given = {name: v.clone() for name, v in entries.items()}
+            run.ask(f"loading {part} alone", lambda: block.load_state_dict(given, strict=False, assign=assign))  # noqa: B023
+            for name, v in _entries(run, block).items():
+                run.same(want[name], v, f"{name} after {part} alone was loaded{' with assign=True' if assign else ''}")
+
+
+@law(
+    "load_state_dict(all but one part) raises, and names what is missing where strict=False",
+    broken_by="missing-entries-are-filled-in",
+    regimes=("rank-0", "gin", "soft", "reflections-1"),
+    fix=SMALL,
+    edges=("reflections-hard",),
+    rows=8,
+    **COMMON,
+)
+def missing_entries_are_told(run: Run) -> None:
+    """A state that lacks an entry is refused, and without strict the names of what it lacks are the answer.
+
+    Bound: none.
+    Sees: a loader that fills in what is not there, so that half a checkpoint passes for a whole one.
+    Blind to: what is loaded of the rest (`a-part-loads-alone`).
+    Spec: 5. Since: 0.2.
+    """
+    block, parts = run.block, _parts(run)
+    for part, entries in parts.items():
+        rest = {name: v for other in parts if other != part for name, v in parts[other].items()}
+        told = run.ask(f"loading all but {part}", lambda: block.load_state_dict(dict(rest), strict=False))  # noqa: B023
+        run.equal(sorted(entries), sorted(told.missing_keys), f"what is told to be missing, all but {part} loaded")
+        refused = _loudly(run, lambda: block.load_state_dict(dict(rest), strict=True)) is None  # noqa: B023
+        run.equal(True, refused, f"a strict loading of all but {part} is refused")
+
+
+@law(
+    "f of to_empty(), loaded with the state = f",
+    broken_by="constants-outside-of-the-state",
+    regimes=("rank-0", "rank-2", "gin", "soft", "reflections-1"),
+    fix=SMALL,
+    edges=("reflections-hard",),
+    rows=8,
+    **COMMON,
+)
+def emptied_and_loaded_is_the_same(run: Run) -> None:
+    """A block whose memory was given back by to_empty, and that has loaded its state, is the same function.
+
+    Bound: twice the reference's: both blocks round, perhaps from matrices that lie differently in memory.
+    Sees: a constant that lies in a buffer and not in the state, with which a block made on meta starts with garbage.
+    Blind to: what the constructor keeps on the host.
+    Spec: 5. Since: 0.2.
+    """
+    block = run.block
+    want = _answers(run, block)
+    entries = {name: v.clone() for name, v in _entries(run, block).items()}
+    run.ask("to_empty", lambda: block.to_empty(device=run.device))
+    with torch.no_grad():  # what lies there by chance may be what lay there before
+        for v in (*block.parameters(), *block.buffers()):
+            v.fill_(torch.nan if v.is_floating_point() else 0)
+    run.ask("load_state_dict", lambda: block.load_state_dict(entries, strict=True))
+    _alike(run, want, block, "after to_empty and loading")
+
+
+class _Held(torch.nn.Module):
+    """A block as a child, whose forward is one pass as the target runs it."""
+
+    def __init__(self, run: Run, block: Any) -> None:
+        super().__init__()
+        self.block, self.call = block, partial(run.target.run, block)
+
+    def forward(self, *given: Any) -> Any:
+        return self.call(*given)
+
+
+@law(
+    "functional_call(block, θ', x) = f of a block with θ', and f(x) = f of the block's own θ afterwards",
+    broken_by="parameters-kept-when-loaded",
+    regimes=("rank-0", "gin", "soft", "reflections-1"),
+    fix=SMALL,
+    edges=("reflections-hard",),
+    rows=8,
+    directions=ONCE,
+    precisions=("float32",),
+    needs=("state", "func"),
+)
+def functional_call_takes_the_state_given(run: Run) -> None:
+    """torch.func.functional_call computes with the state that it is given, and leaves the block its own.
+
+    Bound: twice the reference's, for a block that was given that state.
+    Sees: parameters that are reached by a reference of the block's own, as after a loading.
+    Blind to: gradients by that state.
+    Spec: 6. Since: 0.2.
+    """
+    goal = run.on(changed(run.case))
+    like = goal.build()
+    want, own = _answers(goal, like), _answers(run, run.block)
+    state = {f"block.{name}": v.detach().clone() for name, v in _entries(run, like).items()}
+    held = _Held(run, run.block)
+
+    def pass_with_it(way: str, rev: bool) -> tuple[str, Tensor, Tensor]:
+        y, logdet = torch.func.functional_call(held, state, (*run.inputs, rev))
+        return way, y.detach(), logdet.detach()
+
+    found = run.ask("functional_call", lambda: [pass_with_it("forward", False), pass_with_it("reverse", True)])
+    _agree(goal, want, found, "of functional_call with another state")
+    _alike(run, own, run.block, "after functional_call")
+
+
 def _load(run: Run, block: Any, like: Any, case: Case) -> None:
     run.ask("loading the state", lambda: run.target.load(block, case.state))
 
@@ -170,6 +310,11 @@ def _set_data(run: Run, block: Any, like: Any, case: Case) -> None:
         old.data = new.clone()
 
 
+def _assign(run: Run, block: Any, like: Any, case: Case) -> None:
+    entries = {name: v.clone() for name, v in _entries(run, like).items()}
+    run.ask("load_state_dict with assign=True", lambda: block.load_state_dict(entries, assign=True))
+
+
 def _pairs(run: Run, block: Any, like: Any) -> list[tuple[Tensor, Tensor]]:
     """Each entry of a block's state, and what another holds there."""
     state, new = (run.ask("the state", partial(run.target.state, one)) for one in (block, like))
@@ -181,6 +326,7 @@ WAYS: dict[str, Callable[[Run, Any, Any, Case], None]] = {
     "changed in place": _copy,
     "changed in place through .data": _copy_data,
     "set as .data": _set_data,
+    "loaded with assign=True": _assign,
 }
 
 
@@ -189,6 +335,7 @@ WAYS: dict[str, Callable[[Run, Any, Any, Case], None]] = {
     broken_by=(
         "w-cached-at-first-pass", "scale-cached-at-first-pass", "inverse-cached-at-first-reverse",
         "w-cached-until-loading", "scale-cached-by-version", "offset-copied-when-loaded", "eval-keeps-w",
+        "parameters-kept-in-a-list",
     ),
     regimes=("rank-0", "gin", "soft", "reflections-1", "reverse-permutation"),
     fix=SMALL,
