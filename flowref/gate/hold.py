@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,8 @@ from flowref.gate.trial import Failure, Trial, made, plain
 from flowref.gate.watch import CallTimeout, Counted, Watch
 from flowref.laws import registry
 from flowref.laws.purity import GLOBAL
-from flowref.laws.registry import HALVES, Law
+from flowref.laws.registry import BOTH, HALVES, Law
+from flowref.laws.run import LawBroken
 from flowref.reference import ReferenceBlock
 from flowref.spec import Dialect
 from flowref.targets import Module, TargetError, resolve
@@ -112,6 +113,9 @@ class Judge:
         self.finished = Finished()
         self._targets: dict[str, Counted | str] = {}
         self._closed: dict[tuple[Any, ...], bool] = {}
+        self._mute: dict[
+            str, str
+        ] = {}  # targets that gave no answer on any of the covering rows, and what came instead
 
     def judge(self, item: Item) -> Record:
         """The record of one item. Raises only on our own mistakes."""
@@ -185,8 +189,9 @@ class Judge:
         record |= _status(trial, failure, entries, still, passes, required=self.settings.budget.name != "smoke")
         if failure is not None:
             record["failure"] = self._described(trial, failure)
-            if failure.kind in ("raised", "timeout") and not record["answers"]:
-                record["status"] = "raised-always"
+            raised = failure.kind in ("raised", "timeout") or target.name in self._mute
+            if raised and not record["answers"]:
+                record |= {"status": "raised-always", "reason": self._mute.get(target.name, "")}
         return record | {"timeouts": self.watch.timeouts - timeouts}
 
     # Passes
@@ -236,20 +241,34 @@ class Judge:
             for case in _cases(each, test):
                 failure = trial.meets(case)
                 if failure is not None:
-                    self._look_for_an_answer(trial, passes, failure, test)
+                    self._look_for_an_answer(trial, failure)
                     return self._made_smaller(trial, failure, each, test)
             failure = self._searched(trial, each, test)
             if failure is not None:
                 return failure
         return None
 
-    def _look_for_an_answer(self, trial: Trial, passes: Passes, failure: Failure, test: Test) -> None:
-        """A target that raised may raise on every case, which is another verdict: try a few more."""
-        if failure.kind != "raised" or trial.target.answers:
+    def _look_for_an_answer(self, trial: Trial, failure: Failure) -> None:
+        """A target that gave no answer so far may give none at all, which is another verdict: try the covering rows."""
+        if failure.kind == "timeout" or trial.target.answers or trial.target.name in self._mute:
             return
-        for case in islice((case for each in passes for case in _cases(each, test)), 16):
-            if trial.meets(case) is None or trial.target.answers:
-                return
+        said = ""
+        for recipe in stream.rows("smoke", trial.target.dialect):
+            for precision, direction in product(self.settings.precisions, BOTH):
+                ask = Ask(made(recipe), trial.target, precision, trial.device, self.watch.call)
+                said = self._raised(ask, direction)
+                if not said or self.watch.spent:
+                    return
+        self._mute[trial.target.name] = said
+
+    def _raised(self, ask: Ask, direction: str) -> str:
+        """What a pass of the case's own raised, in words; nothing where it answered."""
+        try:
+            with self.watch.case():
+                ask.run(direction).answer  # noqa: B018 (a pass is made where its answer is read)
+        except (LawBroken, CallTimeout) as error:
+            return str(error)
+        return ""
 
     def _searched(self, trial: Trial, each: Pass, test: Test) -> Failure | None:
         if not each.examples:

@@ -76,7 +76,9 @@ def _judged(evidence: Evidence) -> Verdict:
     if bad:
         return Verdict(BROKEN, _bad(bad, records) + _stopped(evidence))
     if mute:
-        text = f"No evidence: {mute[0]} never answered: each pass raised or took too long."
+        raised = (r for r in records if r["target"] == mute[0] and r["status"] == "raised-always")
+        said = next((f" In the end {r['reason']}." for r in raised if r.get("reason")), "")
+        text = f"No evidence: {mute[0]} never answered: each pass raised or took too long.{said}"
         return Verdict(NO_EVIDENCE, text + _stopped(evidence))
     missing = evidence.missing()
     if missing or not evidence.ended:
@@ -94,9 +96,12 @@ def _stopped(evidence: Evidence) -> str:
 
 
 def never_answered(records: list[Record]) -> bool:
-    """Whether each pass of a target raised or took too long, so that no law of its passes was judged at all."""
-    failed = {record["status"] for record in records if record["status"] in BAD}
-    return failed == {"raised-always"} and not any(record.get("answers", 0) for record in records)
+    """Whether each pass of a target raised or took too long, so that no law of its passes was judged at all.
+
+    Laws that need no pass, or that only ask how it refuses, may hold or be broken all the same.
+    """
+    raised = any(record["status"] == "raised-always" for record in records)
+    return raised and not any(record.get("answers", 0) for record in records)
 
 
 def _unproven(records: list[Record]) -> Verdict | None:

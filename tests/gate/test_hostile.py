@@ -49,6 +49,36 @@ def test_a_pass_that(what: str, check: Check) -> None:
     assert (ended.code, sentence) == (code, ended.last[: len(sentence)]), ended.out
 
 
+# Laws that need an answer, and laws that don't.
+SEVERAL = ("--law", "error.named-inputs", "--law", "shape", "--law", "random.follows-the-default-dtype", "--profile",
+           "smoke", "--precision", "float32")  # fmt: skip
+
+
+@pytest.mark.parametrize("how", [("0",), ("2",), ("0", "-x"), ("2", "-x")], ids=" ".join)
+@pytest.mark.parametrize("error", ["RuntimeError('no')", "MemoryError", "RecursionError"])
+def test_a_target_that_raises_in_every_pass_gave_no_evidence(error: str, how: tuple[str, ...], check: Check) -> None:
+    ended = check(f"""
+        class Block(Block):
+            def forward(self, *a, **k):
+                raise {error}
+        """, *how[1:], workers=how[0], what=SEVERAL)  # fmt: skip
+
+    assert (ended.code, True) == (5, "target.py:Block never answered" in ended.last), ended.out
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_one_that_raises_in_the_first_law_alone_is_broken(workers: str, check: Check) -> None:
+    ended = check("""
+        class Block(Block):
+            def forward(self, *a, **k):
+                if len(a[0][0]) == 0:
+                    raise RuntimeError("no")
+                return super().forward(*a, **k)
+        """, "-x", workers=workers, what=("--law", "shape.answers-at-batch-0", *SEVERAL[4:]))  # fmt: skip
+
+    assert (ended.code, "Broken: 1 finding (answer)") == (1, ended.last[:26]), ended.out
+
+
 # What the module does when it is imported.
 IMPORTS = {
     "patches the comparison": (

@@ -41,6 +41,10 @@ CASES = {
     "never answered, though laws that ask for no pass hold": (
         evidence(record("raised-always", answers=0), record(id="two", answers=0), plan=("one", "two")), 5, "never",
     ),
+    "never answered, though a law that asks how it refuses is broken": (
+        evidence(record("raised-always", answers=0), record("broken", id="two", answers=0), plan=("one", "two")),
+        5, "t:B never answered",
+    ),
     "broken without a pass": (evidence(record("broken", answers=0)), 1, "Broken"),
     "interrupted": (evidence(record("broken"), problem("interrupted")), 2, "interrupted"),
     "a worker died": (evidence(record(), problem("died")), 3, "a worker died. so it was"),
