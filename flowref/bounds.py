@@ -20,6 +20,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -76,7 +77,9 @@ def additions(n: int) -> int:
 class Bounded:
     """A value known to within an error. Shapes of value, error and size agree; `norm` is (B, 1, *S) or None."""
 
-    __slots__ = ("arith", "depth", "error", "norm", "size", "value")
+    __slots__ = ("_dyadic", "_sure", "arith", "depth", "error", "norm", "size", "value")
+    _dyadic: bool | None
+    _sure: bool | None
 
     def __init__(
         self,
@@ -94,6 +97,32 @@ class Bounded:
         self.arith, self.value, self.norm, self.depth = arith, value, norm, depth
         self.error = torch.nan_to_num(error, nan=math.inf, posinf=math.inf)
         self.size = abs(value) if size is None else size
+        self._sure = self._dyadic = None
+
+    @classmethod
+    def _moved(
+        cls, arith: Arithmetic, value: Tensor, error: Tensor, size: Tensor, norm: Tensor | None, depth: float
+    ) -> Bounded:
+        """Of numbers that another Bounded has, so that its error and norm are in order already."""
+        one = cls.__new__(cls)
+        one.arith, one.value, one.error, one.size, one.norm, one.depth = arith, value, error, size, norm, depth
+        one._sure = one._dyadic = None
+        return one
+
+    @property
+    def sure(self) -> bool:
+        """Whether the value is exact: rules leave out what its error would add. Looked at once."""
+        if self._sure is None:
+            self._sure = not bool(self.error.any())
+        return self._sure
+
+    def is_exact_factor(self, most: int) -> bool:
+        """Whether a product with it rounds nothing: exact, 0 or a power of 2; not asked past so many elements."""
+        if self.value.numel() > most or not self.sure:
+            return False
+        if self._dyadic is None:
+            self._dyadic = _is_dyadic(self.value)
+        return self._dyadic
 
     def __repr__(self) -> str:
         return f"Bounded({self.value!r} ± {self.error!r}, {self.arith.name})"
@@ -127,7 +156,7 @@ class Bounded:
         return neg(self)
 
     def __abs__(self) -> Bounded:
-        return Bounded(self.arith, abs(self.value), self.error, self.size, depth=self.depth)
+        return Bounded._moved(self.arith, abs(self.value), self.error, self.size, None, self.depth)
 
     def __getitem__(self, key: Any) -> Bounded:
         cut = _shuffle(self, lambda t: t[key])
@@ -172,7 +201,14 @@ _SHUFFLES = {"reshape", "flatten", "expand", "unsqueeze", "squeeze", "movedim", 
 def exact(value: Tensor, arith: Arithmetic = FLOAT32) -> Bounded:
     """``value``, which every implementation is given as it stands."""
     value = value.detach().double()
-    return Bounded(arith, value, torch.zeros_like(value))
+    one = Bounded._moved(arith, value, torch.zeros_like(value), abs(value), None, 0)
+    one._sure = True
+    return one
+
+
+@lru_cache(maxsize=1024)
+def _constant(number: float, arith: Arithmetic) -> Bounded:
+    return exact(torch.tensor(number, dtype=torch.float64), arith)
 
 
 def _both(a: Any, b: Any) -> tuple[Bounded, Bounded]:
@@ -191,22 +227,28 @@ def _both(a: Any, b: Any) -> tuple[Bounded, Bounded]:
 
 
 def _lifted(v: Any, arith: Arithmetic) -> Bounded:
+    if isinstance(v, (int, float)) and v:  # a constant of the formulas; the two zeros are one key
+        return _constant(float(v), arith)
     if not isinstance(v, Bounded):
         return exact(torch.as_tensor(v, dtype=torch.float64), arith)
     if v.arith is arith or v.arith == arith:
         return v
-    return Bounded(arith, v.value, v.error, v.size, norm=v.norm, depth=v.depth)
+    return Bounded._moved(arith, v.value, v.error, v.size, v.norm, v.depth)
 
 
-def _flushed(arith: Arithmetic, value: Tensor, error: Tensor) -> Tensor:
-    """What underflow adds: a result below tiny may become 0 (docs/block.md, legal)."""
-    top = abs(value) + error
-    return torch.where(abs(value) - error < arith.tiny, top.clamp(max=arith.tiny), 0.0)
+def _flushed(arith: Arithmetic, rounded: Tensor, value: Tensor, error: Tensor, where: Tensor | None = None) -> Tensor:
+    """``rounded`` and what underflow adds to it: a result below tiny may become 0 (docs/block.md, legal)."""
+    size = abs(value)
+    below = size - error < arith.tiny
+    below = below if where is None else below & where
+    if not bool(below.any()):
+        return rounded
+    return rounded + torch.where(below, (size + error).clamp(max=arith.tiny), 0.0)
 
 
 def _length(t: Tensor) -> Tensor:
-    """2-norm over channels, (B, 1, *S)."""
-    return t.norm(dim=1, keepdim=True)
+    """2-norm over channels, (B, 1, *S). Written out: torch's own over a dimension within takes 30 times as long."""
+    return abs(t) if t.shape[1] == 1 else (t * t).sum(1, keepdim=True).sqrt()
 
 
 def _scaled_norm(a: Bounded, by: Tensor, rest: Tensor) -> Tensor | None:
@@ -225,7 +267,12 @@ def neg(a: Any) -> Any:
     """``−a``: exact."""
     if not isinstance(a, Bounded):
         return -a
-    return Bounded(a.arith, -a.value, a.error, a.size, norm=a.norm, depth=a.depth)
+    return Bounded._moved(a.arith, -a.value, a.error, a.size, a.norm, a.depth)
+
+
+def _top(a: Bounded) -> Tensor:
+    """The largest magnitude of the terms."""
+    return a.size if a.sure else a.size + a.error
 
 
 def add(a: Any, b: Any) -> Bounded:
@@ -237,15 +284,16 @@ def add(a: Any, b: Any) -> Bounded:
     """
     a, b = _both(a, b)
     ar = a.arith
-    A, B = a.size + a.error, b.size + b.error
-    size = A + B
-    rounded = torch.where((A == 0) | (B == 0), 0.0, ar.u * size)
+    A, B = _top(a), _top(b)
+    rounded = ar.u * (A + B)
+    if not (bool(A.all()) and bool(B.all())):
+        rounded = torch.where((A == 0) | (B == 0), 0.0, rounded)
     if a.depth:
         rounded = rounded + ar.gamma(a.depth) * B
     if b.depth:
         rounded = rounded + ar.gamma(b.depth) * A
     if ar.tiny > FLOAT32.tiny:  # elsewhere tiny is far below every size that a case draws
-        rounded = rounded + torch.where(rounded > 0, _flushed(ar, a.value + b.value, a.error + b.error), 0.0)
+        rounded = _flushed(ar, rounded, a.value + b.value, a.error + b.error, rounded > 0)
     error = a.error + b.error + rounded
     norm = None
     if (a.norm is not None or b.norm is not None) and error.ndim >= 2:
@@ -282,16 +330,25 @@ def mul(a: Any, b: Any) -> Bounded:
     number = not isinstance(a, (Bounded, Tensor)) or not isinstance(b, (Bounded, Tensor))
     a, b = _both(a, b)
     size = a.size * b.size
-    passed = a.error * b.size + a.size * b.error + a.error * b.error
-    exact_by = any(x.value.numel() <= 1024 and not x.error.any() and _is_dyadic(x.value) for x in (a, b))
+    passed = _passed(lambda x, y: x * y, a, b, size)
+    exact_by = any(x.is_exact_factor(1024) for x in (a, b))
     rounded = torch.zeros_like(size) if exact_by else (2 if number else 1) * a.arith.u * (size + passed)
     value = a.value * b.value
-    rounded = rounded + _flushed(a.arith, value, passed)
+    rounded = _flushed(a.arith, rounded, value, passed)
     norm = None
     for x, y in ((a, b), (b, a)):
         if x.norm is not None:
-            norm = _scaled_norm(x, y.value, (x.size + x.error) * y.error + rounded)
+            norm = _scaled_norm(x, y.value, rounded if y.sure else (x.size + x.error) * y.error + rounded)
     return Bounded(a.arith, value, passed + rounded, size, norm=norm, depth=max(a.depth, b.depth))
+
+
+def _passed(times: Callable[[Tensor, Tensor], Tensor], a: Bounded, b: Bounded, like: Tensor) -> Tensor:
+    """What the factors' errors become in a product, element by element or contracted: nothing of one that is exact."""
+    if a.sure:
+        return torch.zeros_like(like) if b.sure else times(a.size, b.error)
+    if b.sure:
+        return times(a.error, b.size)
+    return times(a.error, b.size) + times(a.size, b.error) + times(a.error, b.error)
 
 
 def scaled(plain: Callable[..., Tensor], sigma: Any, u: Any) -> Bounded:
@@ -315,12 +372,13 @@ def div(a: Any, b: Any) -> Bounded:
     ar, B = a.arith, abs(b.value)
     room = torch.where(B > b.error, B - b.error, torch.nan)
     size = a.size / B
-    passed = (a.error + size * b.error) / room
-    exact_by = b.value.numel() <= 1024 and not b.error.any() and _is_dyadic(b.value)
-    rounded = torch.zeros_like(passed) if exact_by else (6 * ar.w + 3 * ar.half) * (size + passed)
+    passed = (a.error if b.sure else a.error + size * b.error) / room
+    rounded = torch.zeros_like(passed) if b.is_exact_factor(1024) else (6 * ar.w + 3 * ar.half) * (size + passed)
     value = a.value / b.value
-    rounded = rounded + _flushed(ar, value, passed)
-    norm = _scaled_norm(a, 1 / room, (size * b.error) / room + rounded)
+    rounded = _flushed(ar, rounded, value, passed)
+    norm = None
+    if a.norm is not None:
+        norm = _scaled_norm(a, 1 / room, rounded if b.sure else (size * b.error) / room + rounded)
     return Bounded(ar, value, passed + rounded, size, norm=norm, depth=a.depth)
 
 
@@ -330,12 +388,16 @@ def div(a: Any, b: Any) -> Bounded:
 
 def _function(a: Bounded, f: Callable[[Tensor], Tensor], ulps: float | Tensor, fixed: float | None = None) -> Bounded:
     value = f(a.value)
-    low, high = f(a.value - a.error), f(a.value + a.error)
-    passed = torch.maximum(abs(high - value), abs(value - low))
-    passed = torch.where(a.error > 0, passed + EPS * abs(value), 0.0)
-    rounded = (2 * a.arith.w * ulps + a.arith.half) * (abs(value) + passed) + _flushed(a.arith, value, passed)
+    passed = torch.zeros_like(value)
+    if not a.sure:
+        low, high = f(a.value - a.error), f(a.value + a.error)
+        passed = torch.maximum(abs(high - value), abs(value - low))
+        passed = torch.where(a.error > 0, passed + EPS * abs(value), 0.0)
+    rounded = (2 * a.arith.w * ulps + a.arith.half) * (abs(value) + passed)
+    rounded = _flushed(a.arith, rounded, value, passed)
     if fixed is not None:  # an argument at which every library is exact, such as exp(0)
-        rounded = torch.where((a.value == fixed) & (a.error == 0), 0.0, rounded)
+        there = a.value == fixed
+        rounded = torch.where(there & (a.error == 0), 0.0, rounded) if bool(there.any()) else rounded
     return Bounded(a.arith, value, passed + rounded)
 
 
@@ -410,30 +472,56 @@ def einsum(equation: str, a: Any, b: Any) -> Bounded:
     a, b = _both(a, b)
     ar = a.arith
     s = lambda x, y: torch.einsum(equation, x, y)  # noqa: E731
-    A, B = a.size + a.error, b.size + b.error
-    top = s(A, B)
-    passed = (
-        top - s(a.size, b.size) if a.error.any() else s(a.size, b.error) if b.error.any() else torch.zeros_like(top)
-    )
-    passed = passed.clamp(min=0) + (4 * EPS * top if a.error.any() else 0)  # the difference above cancels
-    k = s((A != 0).double(), (B != 0).double())
+    value, size = s(a.value, b.value), s(a.size, b.size)
+    if a.sure or b.sure:
+        passed = _passed(s, a, b, size)
+        top = size if a.sure and b.sure else size + passed
+    else:
+        top = s(_top(a), _top(b))
+        passed = (top - size).clamp(min=0)
+    if not a.sure:
+        passed = passed + 4 * EPS * top  # the difference above cancels
+    k = _products(equation, _top(a), _top(b))
     count = _roundings(a, b, k)
-    rounded = (ar.gamma(count) + ar.half * (count > 0) + 2 * ar.factor * (k > 0)) * top + count * ar.w_tiny
-    value = s(a.value, b.value)
-    rounded = rounded + torch.where(count > 0, _flushed(ar, value, passed), 0.0)
-    pattern = re.fullmatch(r"(\w)(\w),b\2\.\.\.->b\1\.\.\.", equation)
+    some = count > 0
+    rounded = (ar.gamma(count) + ar.half * some + 2 * ar.factor * (k > 0)) * top + count * ar.w_tiny
+    rounded = _flushed(ar, rounded, value, passed, some if isinstance(some, Tensor) else torch.tensor(some))
     norm = None
-    if pattern:
+    if _is_mixing(equation):
         norm, passed = _through_matrix(a, b, passed, rounded)
-    depth = float(k.max()) if k.numel() else 0.0
-    return Bounded(ar, value, passed + rounded, s(a.size, b.size), norm=norm, depth=depth)
+    depth = (float(k.max()) if k.numel() else 0.0) if isinstance(k, Tensor) else k * (size.numel() > 0)
+    return Bounded(ar, value, passed + rounded, size, norm=norm, depth=depth)
 
 
-def _roundings(a: Bounded, b: Bounded, k: Tensor) -> Tensor:
+@cache
+def _is_mixing(equation: str) -> bool:
+    """Whether it is a matrix applied to channels."""
+    return re.fullmatch(r"(\w)(\w),b\2\.\.\.->b\1\.\.\.", equation) is not None
+
+
+def _products(equation: str, A: Tensor, B: Tensor) -> Any:
+    """How many products that are not exactly 0 each element sums: one number where no factor is 0."""
+    if bool(A.all()) and bool(B.all()):
+        return float(_terms(equation, A.shape, B.shape))
+    return torch.einsum(equation, (A != 0).double(), (B != 0).double())
+
+
+@lru_cache(maxsize=4096)
+def _terms(equation: str, A: torch.Size, B: torch.Size) -> int:
+    """How many products each element of a contraction sums: sizes of what stands in a factor and not in the result."""
+    terms, _, result = equation.partition("->")
+    sizes: dict[str, int] = {}
+    for factor, shape in zip(terms.split(","), (A, B), strict=True):
+        letters = factor.removesuffix("...")
+        sizes |= dict(zip(letters, shape, strict=False)) | {"...": math.prod(shape[len(letters) :])}
+    return math.prod(n for name, n in sizes.items() if name not in result)
+
+
+def _roundings(a: Bounded, b: Bounded, k: Any) -> Any:
     """Roundings that a product of the contraction meets."""
-    dyadic = any(not x.error.any() and x.value.numel() <= 2**18 and _is_dyadic(x.value) for x in (a, b))
-    summed = a.depth or b.depth
-    return (2 * k + 1 if summed else k) - (k > 0).double() * (1 if dyadic and not summed else 0)
+    if a.depth or b.depth:
+        return 2 * k + 1
+    return k - (k > 0) * 1.0 if any(x.is_exact_factor(2**18) for x in (a, b)) else k
 
 
 def _through_matrix(W: Bounded, x: Bounded, passed: Tensor, rounded: Tensor) -> tuple[Tensor | None, Tensor]:
@@ -443,18 +531,18 @@ def _through_matrix(W: Bounded, x: Bounded, passed: Tensor, rounded: Tensor) -> 
     """
     if W.shape[0] != W.shape[1]:
         return None, passed
+    if x.sure and W.sure:
+        return None, passed
     V = W.value
     grow = math.sqrt(1 + float((V.T @ V - torch.eye(len(V), dtype=V.dtype)).norm()))
-    own = W.norm if W.norm is not None else _length(W.error)  # (C, 1)
-    rows = _length(V)
     reach = x.norm if x.norm is not None else _length(x.error)
-    if not x.error.any() and not own.any():
-        return None, passed
-    lengths = _length(x.value) + reach
     shape = (1, -1, *(1,) * (x.ndim - 2))
-    by_row = rows.reshape(shape) * reach + own.reshape(shape) * lengths
-    passed = torch.minimum(passed, by_row)
-    return grow * reach + float(own.norm()) * lengths + _length(rounded), passed
+    by_row, by_all = _length(V).reshape(shape) * reach, grow * reach
+    if W.norm is not None or not W.sure:
+        own = W.norm if W.norm is not None else _length(W.error)  # (C, 1)
+        lengths = _length(x.value) + reach
+        by_row, by_all = by_row + own.reshape(shape) * lengths, by_all + float(own.norm()) * lengths
+    return by_all + _length(rounded), torch.minimum(passed, by_row)
 
 
 def reflect(plain: Callable[..., Tensor], w: Any, v: Any) -> Bounded:
@@ -504,7 +592,9 @@ def reflect_pullback(plain: Callable[..., Tensor], g: Any, w: Any, v: Any) -> Bo
 
 
 def _shuffle(a: Bounded, move: Callable[[Tensor], Tensor]) -> Bounded:
-    return Bounded(a.arith, move(a.value), move(a.error), move(a.size), depth=a.depth)
+    one = Bounded._moved(a.arith, move(a.value), move(a.error), move(a.size), None, a.depth)
+    one._sure = a._sure or None  # a part of what is not exact may be
+    return one
 
 
 def cat(parts: Sequence[Any], dim: int = 0) -> Bounded:
