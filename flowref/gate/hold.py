@@ -113,9 +113,8 @@ class Judge:
         self.finished = Finished()
         self._targets: dict[str, Counted | str] = {}
         self._closed: dict[tuple[Any, ...], bool] = {}
-        self._mute: dict[
-            str, str
-        ] = {}  # targets that gave no answer on any of the covering rows, and what came instead
+        self._mute: dict[str, str] = {}  # targets that gave no answer on any covering row, and what they raised
+        self._drawn: dict[tuple[Any, ...], list[Recipe]] = {}
 
     def judge(self, item: Item) -> Record:
         """The record of one item. Raises only on our own mistakes."""
@@ -271,29 +270,46 @@ class Judge:
         return ""
 
     def _searched(self, trial: Trial, each: Pass, test: Test) -> Failure | None:
+        """The smallest failure that a search finds, or None.
+
+        A law's items search alike, since the seed is the law's and what is drawn depends on nothing else while all
+        holds. So those after the first take what was drawn, and search again only for a failure, to make it smaller.
+        """
         if not each.examples:
             return None
         budget = self.settings.budget
+        dialect, fix = trial.target.dialect, trial.law.fixed(trial.precision)
+        key = (trial.law.id, dialect, fix is trial.law.fix, each.edge, each.examples)
+        drawn: list[Recipe] = []
         counting = True
 
         def fails(recipe: Recipe) -> Failure | None:
             nonlocal counting
-            case = recipe.case()
+            drawn.append(recipe)
+            case = made(recipe)
             if not each.admits(case) or not test(case):
                 return None
             failure = trial.meets(case, count=counting)
             counting = counting and failure is None
             return failure
 
-        return search(
+        first = None
+        if key in self._drawn:
+            first = next(filter(None, map(fails, self._drawn[key])), None)
+            if first is None:
+                return None
+        found = search(
             fails,
-            stream.recipes(trial.target.dialect, trial.law.fixed(trial.precision), edge=each.edge),
+            stream.recipes(dialect, fix, edge=each.edge),
             examples=each.examples,
             seed=trial.seed + self.seed,
             shrink=self.settings.shrink,
             until=time.monotonic() + self.clock.share() if budget.fresh else None,
             database=DirectoryBasedExampleDatabase(".flowref/examples") if budget.fresh else None,
         )
+        if found is None and first is None and not budget.fresh:
+            self._drawn[key] = drawn
+        return found or first
 
     def _made_smaller(self, trial: Trial, failure: Failure, each: Pass, test: Test) -> Failure:
         if not self.settings.shrink or failure.kind == "timeout" or trial.law.parts:
