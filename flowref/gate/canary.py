@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
 from flowref.cases import Recipe
@@ -35,14 +36,21 @@ class Planted(ReferenceBlock):
 
 
 class Kept(Module):
-    """A target that is built once, as it is asked after each item."""
+    """A target that is built and loaded once, as it is asked after each item and has one case only."""
 
     block: Any = None
+    loaded = False
 
     def build(self, *args: Any, **kwargs: Any) -> Any:
-        """The block; the canary has one case only."""
+        """The block."""
         self.block = super().build(*args, **kwargs) if self.block is None else self.block
         return self.block
+
+    def load(self, *args: Any) -> None:
+        """Load the block, the first time."""
+        if not self.loaded:
+            super().load(*args)
+            self.loaded = True
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,7 @@ class Seen:
 
     def is_unchanged(self) -> bool:
         """Whether the name still stands for the same object, with the same code."""
-        return self.place.get(self.key) is self.value and _code(self.value) is self.code
+        return self.place.get(self.key) is self.value and (self.code is None or _code(self.value) is self.code)
 
 
 class Canary:
@@ -122,6 +130,8 @@ def _laws() -> Iterator[Seen]:
 
 def _code(value: Any) -> object:
     """The code of a function, method, property or cached property."""
+    if type(value) is FunctionType:
+        return value.__code__
     for inner in ("__func__", "fget", "func"):
         value = getattr(value, inner, value)
     return getattr(value, "__code__", None)

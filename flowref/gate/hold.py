@@ -39,6 +39,7 @@ from flowref.laws import registry
 from flowref.laws.purity import GLOBAL
 from flowref.laws.registry import BOTH, HALVES, Law
 from flowref.laws.run import LawBroken
+from flowref.laws.spent import SPENT, part
 from flowref.reference import ReferenceBlock
 from flowref.spec import Dialect
 from flowref.targets import Module, TargetError, resolve
@@ -119,6 +120,7 @@ class Judge:
     def judge(self, item: Item) -> Record:
         """The record of one item. Raises only on our own mistakes."""
         begin = time.perf_counter()
+        SPENT.read()
         self.clock.next()
         target = self._target(item.target)
         _settle()
@@ -134,11 +136,12 @@ class Judge:
             record |= {"status": "not-claimed", "reason": ", ".join(sorted(words))}
         else:
             record |= earlier or self._tried(item, target)
-        changed = self.canary.changed()
+        with part("canary"):
+            changed = self.canary.changed()
         if changed:
             record |= {"status": "tampered", "reason": changed}
         self.watch.rest()
-        record |= {"seconds": round(time.perf_counter() - begin, 3), "seed": self.seed}
+        record |= {"seconds": round(time.perf_counter() - begin, 3), "seed": self.seed, "spent": SPENT.read()}
         if not earlier:
             self.finished.keep(item, target, record)
         return record
@@ -195,6 +198,7 @@ class Judge:
 
     # Passes
 
+    @part("cases")
     def _pass(self, trial: Trial, edge: str | None) -> Pass:
         budget, law = self.settings.budget, trial.law
         rows, examples = self._rows(trial, law, edge), budget.searched if edge is None else budget.searched_edge
@@ -269,6 +273,7 @@ class Judge:
             return str(error)
         return ""
 
+    @part("cases")
     def _searched(self, trial: Trial, each: Pass, test: Test) -> Failure | None:
         """The smallest failure that a search finds, or None.
 
@@ -289,7 +294,8 @@ class Judge:
             case = made(recipe)
             if not each.admits(case) or not test(case):
                 return None
-            failure = trial.meets(case, count=counting)
+            with part("law" if counting else "shrinking"):
+                failure = trial.meets(case, count=counting)
             counting = counting and failure is None
             return failure
 
@@ -311,6 +317,7 @@ class Judge:
             self._drawn[key] = drawn
         return found or first
 
+    @part("shrinking")
     def _made_smaller(self, trial: Trial, failure: Failure, each: Pass, test: Test) -> Failure:
         if not self.settings.shrink or failure.kind == "timeout" or trial.law.parts:
             return failure
@@ -350,6 +357,7 @@ class Judge:
             "not_judged": [each.edge or trial.precision for each in passes.made.values() if each.closed],
         }
 
+    @part("diagnosis")
     def _leads(self, trial: Trial, failure: Failure) -> Record | None:
         """The step of the block to which the failure leads; nothing where looking for it did not end well."""
         if failure.kind == "timeout":

@@ -15,6 +15,7 @@ from typing import Any
 
 from flowref.cases import Case, Recipe
 from flowref.gate.watch import CallTimeout, Counted, Watch
+from flowref.laws import spent
 from flowref.laws.registry import HALVES, Law
 from flowref.laws.run import LawBroken, Meter, hold_case
 
@@ -47,7 +48,7 @@ class Failure:
 
 
 # Rows are shared by all laws of a process.
-made = lru_cache(maxsize=512)(Recipe.case)
+made = spent.part("cases")(lru_cache(maxsize=512)(Recipe.case))
 
 
 @dataclass
@@ -86,6 +87,7 @@ class Trial:
             raise JudgeFailed(f"{self.law.id}, {case.recipe!r}: {details['message']}")
         return Failure(case, details) if details else None
 
+    @spent.part("law")
     def _details(self, case: Case, target: Any, precision: str, device: str, meter: Meter) -> dict[str, Any]:
         """What was wrong, or nothing. Kind ``stray``: an exception from outside the target's calls."""
         try:

@@ -23,6 +23,7 @@ from torch import Tensor
 from flowref.bounds import ARITHMETICS, FLOAT32, FLOAT64, TF32, Arithmetic, Bounded, exact
 from flowref.cases.case import Case
 from flowref.laws.registry import Law
+from flowref.laws.spent import part
 from flowref.reference import Pass, ReferenceBlock
 
 DTYPES = {
@@ -82,6 +83,7 @@ class Answer:
 class Wanted:
     """The reference on one case in one arithmetic: passes and gradients with their bounds, each computed once."""
 
+    @part("reference")
     def __init__(self, case: Case, arith: Arithmetic) -> None:
         self.case, self.arith = case, arith
         with torch.random.fork_rng(devices=[]):
@@ -94,6 +96,7 @@ class Wanted:
     def exact(self, value: Tensor) -> Bounded:
         return exact(value, self.arith)
 
+    @part("reference")
     @torch.no_grad()
     def go(self, rev: bool, x: Any = None, c: Sequence[Tensor] | None = None) -> Pass:
         """The pass on the case's own inputs, or on these (tensors are exact)."""
@@ -114,6 +117,7 @@ class Wanted:
             self._trips[rev] = self.go(not rev, self.go(rev).out.stored())
         return self._trips[rev]
 
+    @part("reference")
     @torch.no_grad()
     def gradients(self, rev: bool, kind: str) -> dict[str, Bounded]:
         """Gradients of ``Σ gy·out`` (output), ``Σ gj·logdet`` (logdet), or their sum (both)."""
@@ -297,7 +301,7 @@ class Run:
     def ask(self, what: str, call: Callable[[], Any]) -> Any:
         """Call the target; whatever it raises breaks the law."""
         try:
-            with self.guard():
+            with part("target"), self.guard():
                 return call()
         except (LawBroken, KeyboardInterrupt):
             raise
@@ -372,6 +376,7 @@ class Run:
 
     # Comparisons.
 
+    @part("comparison")
     def near(self, want: Bounded, got: Tensor | None, what: str, *, scale: float | None = None) -> None:
         """``got`` is what the reference computes, to within its bound."""
         value = want.value
@@ -381,6 +386,7 @@ class Run:
                 scale = float(want.size.max())
         self.within(value, got, self.bound(want), what, scale)
 
+    @part("comparison")
     def within(self, want: Tensor, got: Any, bound: Tensor, what: str, scale: float) -> None:
         """Hold ``|got − want| <= bound`` at every element; raise LawBroken at the worst where it is not so.
 
@@ -402,12 +408,15 @@ class Run:
             self.meter.add(what, size, 0.0, True)
             return
         held = (error <= bound) | bound.isinf()  # where the arithmetic promises nothing, NaN is no finding
-        ratio = torch.where(held & (error == 0), 0.0, error / bound).nan_to_num(nan=math.inf)
+        ratio = error / bound
+        if not bool(bound.all()):  # 0 of 0
+            ratio = torch.where(error == 0, 0.0, ratio)
+        ratio = ratio.nan_to_num(nan=math.inf)
         decided = bound <= DECIDED * scale
-        share = ratio[decided]
-        enough = 2 * int(decided.sum()) >= want.numel()
         if bool(held.all()):
-            self.meter.add(what, size, float(share.max()) if share.numel() else 0.0, enough)
+            share = ratio if bool(decided.all()) else ratio[decided]
+            largest = float(share.max()) if share.numel() else 0.0
+            self.meter.add(what, size, largest, 2 * share.numel() >= want.numel())
             return
         worst = int(torch.where(held, -1.0, ratio).argmax())
         index = [int(i) for i in np.unravel_index(worst, tuple(want.shape))] if want.ndim else []
@@ -419,6 +428,7 @@ class Run:
             kind="value", what=what, index=index, got=g, want=w, bound=b, ratio=r, over=over, of=of,
         )  # fmt: skip
 
+    @part("comparison")
     def same(self, want: Tensor, got: Tensor, what: str) -> None:
         """Equal bits but for the sign of zero, NaN equal to NaN."""
         self.equal(tuple(want.shape), tuple(got.shape), f"the shape of {what}")
@@ -452,6 +462,7 @@ class Run:
                 kind="bits", what=what, index=index, got=g, want=w, bound=0.0, over=over, of=of,
             )  # fmt: skip
 
+    @part("comparison")
     def equal(self, want: Any, got: Any, what: str) -> None:
         """Equal plain values: counts, shapes, names."""
         self.meter.add(what, math.prod(self.spec.dims), 0.0, True)
