@@ -138,8 +138,13 @@ class Shared:
     def __init__(self, case: Case) -> None:
         self._case = case
 
+    @cached_property
+    def _float32(self) -> Wanted:
+        """Kept here too, since `wanted` keeps no large case, and a law asks more than once."""
+        return wanted(self._case, FLOAT32)
+
     def _either(self, ask: Callable[[Wanted], Any], bent: Callable[[Any], bool]) -> Any:
-        found = ask(wanted(self._case, FLOAT32))
+        found = ask(self._float32)
         if bent(found):
             return ask(wanted(self._case, FLOAT64))
         return {name: g.shared() for name, g in found.items()} if isinstance(found, dict) else SharedPass(found)
