@@ -96,6 +96,8 @@ def _is_there(target: str) -> bool:
 
 # What a worker may come to hold on a GPU: torch's context, cuBLAS's workspace, its cases; a generous guess.
 WORKER_BYTES = 2 * 2**30
+# One of these is there where torch can see a GPU: NVIDIA's driver, AMD's, Windows' own under WSL.
+DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/nvhost-gpu")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -106,6 +108,8 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if config.getoption(OPTIONS["--device"].key) == "cpu":
+        return processors
+    if not any(Path(driver).exists() for driver in DRIVERS):  # then torch, seconds to import, has nothing to ask
         return processors
     import torch
 

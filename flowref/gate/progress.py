@@ -28,10 +28,10 @@ def kept(evidence: Evidence) -> str:
 
 
 class Lines:
-    """One line every few seconds."""
+    """One line every few seconds, and one as soon as the first law is judged."""
 
     def __init__(self, console: Console) -> None:
-        self.console, self.next, self.told = console, 0.0, False
+        self.console, self.next, self.told, self.judged = console, 0.0, False, 0
 
     def __enter__(self) -> Lines:
         return self
@@ -43,7 +43,9 @@ class Lines:
         if not self.told and kept(evidence):
             self.told = True
             self.console.print(kept(evidence), markup=False, highlight=False, soft_wrap=True)
-        if elapsed >= self.next:
+        first = len(evidence.records) > 0 == self.judged
+        if first or elapsed >= self.next:
+            self.judged = len(evidence.records)
             self.next = elapsed + EVERY
             text = f"{elapsed:5.0f} s  {len(evidence.records)} of {len(evidence.plan) or '?'} judged  {now(evidence)}"
             self.console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from flowref.fast import AllInOneBlock
 from flowref.gate import check, finished
@@ -155,8 +156,6 @@ def test_a_folder_that_cannot_be_written_costs_no_verdict(judge: Any) -> None:
 
 
 def test_the_file_is_named_on_screen_once(capsys: pytest.CaptureFixture[str]) -> None:
-    from rich.console import Console
-
     evidence, show = Evidence(), Lines(Console(width=80))
     evidence.add(json.loads('{"kind": "header", "plan": ["a"], "kept": "/here/finished.ndjson"}'))
     for seconds in (0.0, 9.0):
@@ -172,3 +171,18 @@ def test_a_child_that_was_killed_after_ctrl_c_was_interrupted() -> None:
     evidence.add({"kind": "end"})
 
     assert check._decide(evidence, -9).code == 2
+
+
+def test_lines_name_the_first_law_as_soon_as_it_is_judged(capsys: pytest.CaptureFixture[str]) -> None:
+    evidence, show = Evidence(), Lines(Console(width=80))
+    show(evidence, 0.0)
+    evidence.add({"kind": "header", "plan": ["t::one", "t::two"]})
+    evidence.add({"kind": "start", "id": "t::one"})
+    show(evidence, 0.1)
+    evidence.add({"kind": "record", "id": "t::one"})
+    show(evidence, 0.2)
+    show(evidence, 0.3)
+
+    said = capsys.readouterr().out.splitlines()
+
+    assert len(said) == 2 and "starting" in said[0] and "1 of 2 judged  one" in said[1]

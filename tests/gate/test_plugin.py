@@ -46,10 +46,27 @@ def test_as_many_workers_as_processors_and_on_cuda_as_its_free_memory_carries(
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (asked.append(index), (free, 80 * GIB))[1])
+    monkeypatch.setattr(plugin, "DRIVERS", (os.devnull,))
     config = SimpleNamespace(getoption={OPTIONS["--device"].key: device}.get)
 
     assert plugin.pytest_xdist_auto_num_workers(cast(pytest.Config, config)) == want
     assert asked == ([] if device == "cpu" else [0])  # the first that CUDA_VISIBLE_DEVICES shows
+
+
+def test_without_a_driver_the_number_of_workers_needs_no_torch() -> None:
+    code = """
+        import sys
+        from types import SimpleNamespace
+        from flowref.gate import plugin
+
+        plugin.DRIVERS = ("no/driver",)
+        config = SimpleNamespace(getoption=lambda name: None)
+        print(plugin.pytest_xdist_auto_num_workers(config) > 0, "torch" in sys.modules)
+        """
+
+    done = subprocess.run([sys.executable, "-c", dedent(code)], capture_output=True, text=True, cwd=ROOT, check=True)
+
+    assert done.stdout.split() == ["True", "False"]
 
 
 def test_xdist_may_ask_before_the_settings_are_read(tmp_path: Path) -> None:

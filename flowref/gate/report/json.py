@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jsonschema
-
 from flowref.gate.evidence import Evidence
 from flowref.gate.findings import Finding, findings
 from flowref.gate.report import table
@@ -46,6 +44,8 @@ def _finding(one: Finding) -> dict[str, Any]:
 
 def write(folder: Path, evidence: Evidence, verdict: Verdict) -> Path:
     """Write report.json, validated before it is written."""
+    import jsonschema  # takes as long to import as all else that the parent does: only where a report is asked for
+
     report = document(evidence, verdict)
     jsonschema.validate(report, json.loads(SCHEMA.read_text(encoding="utf-8")))
     path = folder / "report.json"
