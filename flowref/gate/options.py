@@ -137,8 +137,12 @@ class Settings:
         one_of("--device", self.device, DEVICES)
         for precision in self.precisions:
             one_of("--precision", precision, PRECISIONS)
-        if not self.precisions or not self.targets:
-            raise Unusable("--precision and --target need at least one value each.")
+        if not self.precisions:
+            raise Unusable(
+                f"--precision names none: need one or more of {', '.join(PRECISIONS)}. Use for example float32."
+            )
+        if not self.targets:
+            raise Unusable(f"--target names none: need MODULE:ATTR or path/to/file.py:ATTR, such as {DEFAULT_TARGET}.")
         if not self.call_timeout > 0:
             raise Unusable(f"--call-timeout={self.call_timeout:g} is no duration: need seconds > 0. Use 60.")
 

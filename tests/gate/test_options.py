@@ -65,3 +65,15 @@ def test_arguments_give_the_same_settings(tmp_path: Path) -> None:
 
 def test_nightly_takes_as_long_as_it_is_given() -> None:
     assert (Settings(profile="nightly:90m").budget.seconds, Settings(profile="nightly@7").budget.seed) == (5400.0, 7)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"precisions": ()}, "--precision names none: need one or more of float32, float64, .* Use for example"),
+        ({"targets": ()}, "--target names none: need MODULE:ATTR or path/to/file.py:ATTR, such as"),
+    ],
+)
+def test_none_at_all_says_what_to_give(given: Any, said: str) -> None:
+    with pytest.raises(Unusable, match=said):
+        Settings(**given)
