@@ -1,10 +1,11 @@
 """How many findings one defect makes, and whether they lead to the right step.
 
-    python -m flowref.faults.diagnosed            a hundred faults, each under all laws in `smoke`
-    python -m flowref.faults.diagnosed ID ...     these
+    python -m flowref.faults.diagnosed              faults and ports, two hundred, each under all laws in `smoke`
+    python -m flowref.faults.diagnosed ID ...       these
+    python -m flowref.faults.diagnosed --quick      each under a few laws, in float32, on explicit rows alone
 
-A line a fault: how many findings, and each finding's step with its laws. Nothing is asserted; docs/gate.md has the
-figures that were measured.
+A line each: how many findings, and each finding's step with its laws. Nothing is asserted; docs/gate.md has the figures
+that were measured.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import argparse
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from rich.console import Console
 from rich.progress import track
 
-from flowref.faults import corpus
+from flowref.faults import corpus, ports
 from flowref.gate.evidence import Record
 from flowref.gate.findings import Finding, findings
 from flowref.gate.hold import Judge
@@ -75,48 +77,87 @@ STEPS: dict[str, str] = {
     }.items()
     for id in ids.split()
 }
+PORTS = tuple(port.id for port in ports.PORTS)
+# Laws that see most of what is wrong with a pass or a new block, for a quick look.
+QUICK = (
+    "shape.answers-in-shape", "reference.output-equals-reference", "inverse.reverse-undoes-forward",
+    "inverse.log-dets-cancel", "logdet.equals-reference", "logdet.equals-jacobian", "gin.logdet-is-0",
+    "gin.mean-is-per-sample", "affine.initial-scale-is-g", "affine.scale-follows-its-activation",
+    "affine.offset-enters-once", "clamp.bounded-by-alpha", "clamp.odd", "permutation.hard-is-a-permutation",
+    "permutation.soft-is-haar", "permutation.reflections-compose-in-order", "permutation.reflections-start-small",
+    "permutation.reverse-permutation-undoes-the-permutation", "coupling.passive-passes-through",
+    "coupling.halves-have-their-roles", "coupling.subnet-sees-passive-then-conditions", "gradient.by-input",
+    "gradient.by-parameters",
+)  # fmt: skip
 
 
-def diagnosed(ids: Sequence[str]) -> Iterator[tuple[str, list[Finding]]]:
-    """The findings of each fault. Law by law, so that the reference's passes serve all of them."""
+@dataclass(frozen=True)
+class Wrong:
+    """A wrong block: where it is found, and the steps to which it may lead."""
+
+    id: str
+    target: str
+    dialect: str
+    steps: tuple[str, ...]
+
+
+def wrong(id: str) -> Wrong:
+    """The fault or port of this id, compiled. Raises KeyError."""
+    if id in PORTS:
+        port = ports.find(id)
+        return Wrong(id, f"{ports.build(port).__module__}:PlainBlock", "anomalib", port.steps)
+    fault = corpus.find(id)
+    steps = (STEPS[id],) if id in STEPS else ()
+    return Wrong(id, f"{corpus.build(fault).__module__}:PlainBlock", fault.dialects[0], steps)
+
+
+def judged(one: Wrong, quick: bool) -> Judge:
+    """Who judges it: all of `smoke`, or its explicit rows alone, where each law's first failing one stands."""
+    settings = Settings((one.target,), one.dialect, "smoke", "cpu", laws=QUICK if quick else ())
+    if quick:
+        settings = replace(settings, precisions=("float32",), shrink=False)
+        object.__setattr__(settings, "budget", replace(settings.budget, searched=0, searched_edge=0))
+    return Judge(settings)
+
+
+def diagnosed(ids: Sequence[str], quick: bool = False) -> Iterator[tuple[Wrong, list[Finding]]]:
+    """The findings of each. Law by law, so that the reference's passes serve all of them."""
     records: dict[str, list[Record]] = defaultdict(list)
-    judges: dict[str, Judge] = {}
-    settings: dict[str, Settings] = {}
-    for id in ids:
-        fault = corpus.find(id)
-        name = f"{corpus.build(fault).__module__}:PlainBlock"
-        settings[id] = Settings(targets=(name,), dialect=fault.dialects[0], profile="smoke", device="cpu")
-        judges[id] = Judge(settings[id])
-    laws, shown = list(registry.asked()), Console(stderr=True)
-    for law in track(laws, f"{len(ids)} faults under {len(laws)} laws", console=shown, transient=True):
-        for id in ids:
-            records[id] += [judges[id].judge(item) for item in items(settings[id], [law])]
-    for id in ids:
-        yield id, findings(records[id])
+    blocks = [wrong(id) for id in ids]
+    judges = {one.id: judged(one, quick) for one in blocks}
+    laws, shown = list(registry.asked(QUICK if quick else ())), Console(stderr=True)
+    for law in track(laws, f"{len(ids)} blocks under {len(laws)} laws", console=shown, transient=True):
+        for id, judge in judges.items():
+            records[id] += [judge.judge(item) for item in items(judge.settings, [law])]
+    for one in blocks:
+        yield one, findings(records[one.id])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
+    every = [*STEPS, *PORTS]
     parser = argparse.ArgumentParser(
         prog="python -m flowref.faults.diagnosed", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("ids", metavar="ID", nargs="*", help=f"a planted fault; without any, {len(STEPS)} of them")
+    parser.add_argument("ids", metavar="ID", nargs="*", help=f"a fault or port; without any, {len(every)} of them")
+    parser.add_argument("--quick", action="store_true", help="a few laws, in float32, on explicit rows alone")
     given = parser.parse_args(arguments)
-    ids: list[str] = given.ids or list(STEPS)
+    ids: list[str] = given.ids or every
     try:
         for id in ids:
-            corpus.find(id)
+            wrong(id)
     except KeyError as unknown:
         parser.error(unknown.args[0])
-    one = right = 0
+    single = right = 0
     for start in range(0, len(ids), 8):
-        for id, found in diagnosed(ids[start : start + 8]):
-            steps, wanted = [finding.step for finding in found], STEPS.get(id, "no step on record")
-            one += len(found) == 1
-            right += wanted in steps[:1]
+        for one, found in diagnosed(ids[start : start + 8], given.quick):
+            hit = any(step in one.steps for step in [finding.step for finding in found][:1])
+            single += len(found) == 1
+            right += hit
             said = "; ".join(f"{f.step}: {', '.join(f.laws)}" for f in found)
-            print(f"{len(found)} {'right' if wanted in steps else 'WRONG'} {id} ({wanted}) {said}", flush=True)
-    print(f"Of {len(ids)}: one finding in {one}, the right step first in {right}")
+            wanted = " or ".join(one.steps) or "no step on record"
+            print(f"{len(found)} {'right' if hit else 'WRONG'} {one.id} ({wanted}) {said}", flush=True)
+    print(f"Of {len(ids)}: one finding in {single}, the right step first in {right}")
     return 0
 
 

@@ -4,8 +4,10 @@
                               what the subnet is given, output, log-det, gradients, and a second pass of the same block
     diagnose(ask, law, …)     the first place that is out, and the step: the one without which the difference is gone
 
-A step is made neutral in the case itself (W = I, σ = 1 and o = 0, l = 0, t = 0, no GIN), so nothing is assumed about
-how the target computes. What shows at none of the places leads to what its law is about.
+The step is told in two ways, neither of which assumes how the target computes. First its σ, W, o, l and t are read
+from outputs and held against the reference's (`readings`). Where they hold, since what is wrong depends on sizes or on
+the subnet, a step is made neutral in the case itself (W = I, σ = 1 and o = 0, l = 0, t = 0, no GIN). What shows at none
+of the places leads to what its law is about.
 """
 
 from __future__ import annotations
@@ -18,14 +20,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowref.cases import Case
-from flowref.gate.findings import CHANCE
+from flowref.cases import Case, Recipe
+from flowref.gate.findings import AFFINE, CHANCE, CLAMP, COUPLING, GIN, MIXING
+from flowref.gate.readings import Reading, reading, without_affine, without_mixing
 from flowref.laws.logdet import scale_of
 from flowref.laws.registry import BOTH, HALVES, Law
 from flowref.laws.run import DTYPES, LawBroken, Meter, Run
+from flowref.spec import AFFINE_TYPES
 
 # Steps of a pass; a law that shows in none, on one thread, leads to what it, or its family, is about.
-COUPLING, CLAMP, GIN, AFFINE, MIXING = "coupling", "clamp", "GIN mean", "global affine", "W"
 LOGDET, GRADIENT, STATE, ANSWER, DTYPE = "log-det", "gradient", "state", "answer", "dtype"
 ANY, SECOND = "an answer", "output of a second pass"
 ABOUT = {
@@ -95,24 +98,28 @@ class Place:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """``step`` to look at; ``first`` place out, or nothing; ``gone`` says without which steps it is gone."""
+    """``step`` to look at; ``first`` place out, or nothing; what was ``read`` there, or the steps without which it is
+    ``gone``."""
 
     step: str
     first: Place | None = None
     gone: tuple[str, ...] = ()
+    read: Reading | None = None
 
     @property
     def certain(self) -> bool:
         """Whether the step is not only what is left when none of the others is it."""
-        return bool(self.gone) or self.step != COUPLING
+        return bool(self.gone) or self.read is not None or self.step != COUPLING
 
     def __str__(self) -> str:
         if self.step == CHANCE:
             return f"{CHANCE} (tried again, the law holds on this very case: memory that no one wrote, or a race?)"
         if self.first is None:
             return f"{self.step} (passes and gradients of this case are within their bounds)"
-        words = [f"{self.first} is out first"] + [f"and not with {NEUTRAL[step][0]}" for step in self.gone]
+        without = FLAGS if self.first.what == ANY else NEUTRAL
+        words = [f"{self.first} is out first"] + [f"and not with {without[step][0]}" for step in self.gone]
         words += ["and not in float32"] * (self.step == DTYPE)
+        words += [f"and {self.read.what} is not the reference's"] if self.read else []
         return f"{self.step} ({', '.join(words)})"
 
     def plain(self) -> dict[str, Any]:
@@ -212,9 +219,32 @@ def explain(ask: Ask, first: Place) -> Diagnosis:
     if first.what in (LOGDET, SECOND):
         return Diagnosis(LOGDET if first.what == LOGDET else STATE, first)
     if first.what == ANY:
-        return Diagnosis(ANSWER, first)
+        return _unanswered(ask, first)
+    read = reading(ask.case, ask.target, ask.precision, first.direction, ask.device, ask.guard)
+    if read is not None:
+        return Diagnosis(read.step, first, (), read)
     gone = tuple(step for step, (_, change) in NEUTRAL.items() if _is_gone(ask, change, first))
     return Diagnosis(_step(ask, first, gone), first, gone)
+
+
+def _unanswered(ask: Ask, first: Place) -> Diagnosis:
+    """The one flag, or the conditions, without which the target answers; else there is no more to say of it.
+
+    An edge keeps its own finding, unless what lies off it has no answer either.
+    """
+    recipe = ask.case.recipe
+    if recipe is None:
+        return Diagnosis(ANSWER, first)
+    inside = replace(
+        recipe, B=max(1, recipe.B), C=max(2, recipe.C), alpha=recipe.alpha or 1.0,
+        soft=recipe.soft or recipe.reflections > 0,
+    )  # fmt: skip
+    answers = lambda recipe: not _is_out(replace(ask, case=recipe.case()), first)  # noqa: E731
+    if inside != recipe and answers(inside):
+        return Diagnosis(ANSWER, first)
+    changed = {step: [one for one in change(inside) if one != inside] for step, (_, change) in FLAGS.items()}
+    gone = tuple(step for step, recipes in changed.items() if any(map(answers, recipes)))
+    return Diagnosis(gone[0], first, gone) if len(gone) == 1 else Diagnosis(ANSWER, first)
 
 
 def _is_gone(ask: Ask, change: Callable[[Case], Case | None], first: Place) -> bool:
@@ -260,30 +290,6 @@ def _logdet_is_out(ask: Ask, direction: str) -> bool:
 # What a case is without a step; None where it has none.
 
 
-def _without_mixing(case: Case) -> Case | None:
-    """W = I: an even number of equal reflections, or one more beside H itself."""
-    channels, state = case.spec.C, dict(case.state)
-    if "vk_householder" in state:
-        v = torch.zeros_like(state["vk_householder"])
-        v[:, 0] = 1
-        eye = torch.eye(channels, dtype=v.dtype)
-        if len(v) % 2:
-            eye[0, 0] = -1
-        state |= {"w_0": eye, "vk_householder": v}
-    else:
-        eye = torch.eye(channels, dtype=case.x.dtype).reshape(state["w_perm"].shape)
-        state |= {"w_perm": eye, "w_perm_inv": eye.clone()}
-    return replace(case, state=state, recipe=None)
-
-
-def _without_affine(case: Case) -> Case | None:
-    """σ = 1 exactly, which only EXP has, and o = 0."""
-    zero = torch.zeros_like(case.state["global_scale"])
-    spec = replace(case.spec, global_affine_type="EXP", global_affine_init=1.0)
-    return replace(case, spec=spec, state=case.state | {"global_scale": zero, "global_offset": zero.clone()},
-                   recipe=None)  # fmt: skip
-
-
 def _without_gin(case: Case) -> Case | None:
     if not case.spec.gin_block:
         return None
@@ -314,6 +320,16 @@ NEUTRAL: dict[str, tuple[str, Callable[[Case], Case | None]]] = {
     CLAMP: ("l = 0", lambda case: _answering(case, 0, case.spec.A)),
     SHIFT: ("t = 0", lambda case: _answering(case, case.spec.A, 2 * case.spec.A)),
     GIN: ("GIN off", _without_gin),
-    AFFINE: ("σ = 1 and o = 0", _without_affine),
-    MIXING: ("W = I", _without_mixing),
+    AFFINE: ("σ = 1 and o = 0", without_affine),
+    MIXING: ("W = I", without_mixing),
+}
+# A step -> its flag in words, and the recipes that do without.
+FLAGS: dict[str, tuple[str, Callable[[Recipe], list[Recipe]]]] = {
+    COUPLING: ("no conditions", lambda recipe: [replace(recipe, conditions=())]),
+    GIN: ("GIN off", lambda recipe: [replace(recipe, gin=False)]),
+    AFFINE: ("another type of Ψ", lambda recipe: [replace(recipe, affine=affine) for affine in AFFINE_TYPES]),
+    MIXING: (
+        "a hard W alone",
+        lambda recipe: [replace(recipe, soft=False, reflections=0, reverse_permutation=False)],
+    ),
 }

@@ -9,6 +9,8 @@ from flowref.gate.evidence import Record
 from flowref.laws.registry import FAMILIES, HALVES
 
 BROKEN = ("broken", "raised-always")
+# Steps of a pass.
+COUPLING, CLAMP, GIN, AFFINE, MIXING = "coupling", "clamp", "GIN mean", "global affine", "W"
 # The families that say most about a step of a pass, when their laws are among the broken ones.
 PASS = {
     "coupling": ("coupling", "reference"),
@@ -29,6 +31,13 @@ LATE = ("log-det", "gradient", "dtype")
 
 # A law -> those that say why it is broken, where one of them is broken too: it belongs to their finding then.
 EXPLAINED: dict[str, tuple[str, ...]] = {
+    # A new block's W is read off its outputs, through the σ that it starts with.
+    "permutation.w-is-orthogonal": ("affine.initial-scale-is-g",),
+    "permutation.soft-has-determinant-1": ("affine.initial-scale-is-g",),
+    "permutation.hard-is-a-permutation": ("affine.initial-scale-is-g",),
+    "permutation.inverse-is-transpose": ("affine.initial-scale-is-g",),
+    "permutation.hard-is-uniform": ("affine.initial-scale-is-g",),
+    "permutation.soft-is-haar": ("affine.initial-scale-is-g",),
     "state.float64-and-back-changes-nothing": ("state.changes-are-seen",),
     "random.construction-moves-torchs-generator-alone": ("random.manual-seed-reproduces-a-block",),
     # What is not refused can't be named, and one check looks at all that a pass is given.
