@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowref.cases import Recipe, stream
-from flowref.faults import corpus, variants
+from flowref.faults import corpus, ports, variants
 from flowref.gate.diagnosis import NEUTRAL, Ask, diagnose, places
 from flowref.gate.findings import EXPLAINED, findings
 from flowref.gate.hold import Judge
 from flowref.gate.options import PRECISIONS, Settings, Unusable
+from flowref.gate.readings import WIDEST, reading
 from flowref.gate.replay import suits
 from flowref.gate.trial import Counted, Trial
 from flowref.laws import registry
@@ -73,6 +74,53 @@ LEADS: list[tuple[str, str, str, dict[str, Any], str]] = [
 @pytest.mark.parametrize(("fault", "name", "direction", "changed", "step"), LEADS)
 def test_a_fault_leads_to_its_step(fault: str, name: str, direction: str, changed: dict[str, Any], step: str) -> None:
     assert diagnose(ask(fault, replace(FULL, **changed)), law(name), direction).step == step
+
+
+# Port, what is changed of FULL, what is said of it.
+READ: list[tuple[str, dict[str, Any], str]] = [
+    ("every-type-softplus", {"affine": "EXP"}, "global affine (forward: output is out first, and σ, the length of"),
+    ("every-type-exp", {"affine": "SIGMOID", "g": 2.0}, "global affine ("),
+    ("scale-after-mixing", {}, "global affine (forward: output is out first, and W σ, what unit vectors become, is"),
+    ("no-global-offset", {}, "global affine (forward: output is out first, and what the offset becomes"),
+    ("gin-keeps-the-scale", {"gin": True}, "global affine ("),
+    ("gin-ignored", {"gin": True}, "GIN mean (forward: output is out first, and l less its mean"),
+    ("w-transposed", {}, "W ("),
+    ("w-flips-channels", {"permutation": "identity"}, "W ("),
+    ("reflections-of-unit-vectors", {"reflections": 2}, "W (forward: "),
+    ("reverse-permutation-left-out", {}, "W ("),
+    ("parts-come-out-swapped", {"C": 6}, "coupling (forward: output is out first, and the order of channels at W = I"),
+    ("halves-of-the-answer-swapped", {}, "coupling ("),
+    ("answer-not-scaled", {}, "coupling ("),
+    ("shift-not-scaled", {}, "coupling (forward: output is out first, and t, the output at x = 0"),
+    ("shift-before-scale", {}, "coupling (forward: output is out first, and t beside exp(l)"),
+    ("clamp-is-atan", {}, "clamp (forward: output is out first, and l, in the factor of the active channels"),
+    ("alpha-inside", {}, "clamp ("),
+    ("exp-refused", {"affine": "EXP"}, "global affine (forward: an answer is out first, and not with another type"),
+    ("reflections-ignored", {"reflections": 2}, "W (forward: an answer is out first, and not with a hard W alone)"),
+    ("first-condition-alone", {"conditions": (1, 2)}, "coupling (forward: an answer is out first, and not with no "),
+    ("images-alone", {"S": (1, 2, 2)}, "answer (forward: an answer is out first)"),
+]
+
+
+@pytest.mark.parametrize(("port", "changed", "said"), READ)
+def test_a_step_is_read_from_outputs(port: str, changed: dict[str, Any], said: str) -> None:
+    seen = Ask(replace(FULL, **changed).case(), Module(ports.build(ports.find(port))), "float32")
+    assert str(diagnose(seen, law("reference.output-equals-reference"), "forward")).startswith(said)
+
+
+@pytest.mark.parametrize("dialect", ["anomalib", "freia-main", "documented"])
+def test_what_is_read_from_a_correct_block_is_the_references(dialect: str) -> None:
+    makes = [variant.make() for variant in variants.VARIANTS]
+    rows = [row for row in stream.rows("smoke", dialect) if row.C <= WIDEST]
+    for turn, recipe in enumerate(rows):
+        seen = Ask(recipe.case(), Module(makes[turn % len(makes)], dialect=dialect), ("float32", "float64")[turn % 2])
+        for direction in ("forward", "reverse"):
+            assert reading(seen.case, seen.target, seen.precision, direction, "cpu", seen.guard) is None
+
+
+def test_no_answer_at_an_edge_alone_stays_the_edges() -> None:
+    seen = ask("one-channel-raises", Recipe(C=1, affine="EXP"))
+    assert diagnose(seen, law("shape.answers-at-one-channel"), "forward").step == "answer"
 
 
 def test_a_half_precision_is_looked_at_in_float32_first() -> None:
