@@ -110,6 +110,7 @@ class Ladder:
     def __init__(self, case: Case, target: Any, precision: str, direction: str, device: str, guard: Guard) -> None:
         self.case, self.gin = _bare(case), case.spec.gin_block
         self.back = case.spec.reverse_permutation
+        self.channels = [dims[0] for dims in case.spec.dims_c]
         self._run = lambda rung: Run(rung, target, precision, direction, device, Meter(), guard)
 
     def look(self, rung: Case) -> Seen:
@@ -123,7 +124,12 @@ class Ladder:
 
     def first(self) -> Reading | None:
         """From the bottom rung up."""
-        return self.global_affine_and_mixing() or self.coupling() or (self.centring() if self.gin else None)
+        return (
+            self.global_affine_and_mixing()
+            or self.coupling()
+            or (self.conditions() if self.channels else None)
+            or (self.centring() if self.gin else None)
+        )
 
     # The rungs: s, W, o and what follows of the case, each added in its turn.
 
@@ -169,6 +175,12 @@ class Ladder:
             return Reading(COUPLING, "t beside exp(l), the output at x = 0 and constant k and t,")
         return None
 
+    def conditions(self) -> Reading | None:
+        """They reach nothing but the subnet."""
+        if self.look(_beside_conditions(self.case, self.channels)).out:
+            return Reading(COUPLING, "what unit vectors become beside conditions that the subnet ignores")
+        return None
+
     def centring(self) -> Reading | None:
         """GIN: σ = 1, then l less its mean."""
         whole = _spec(self.case, gin_block=True)
@@ -191,20 +203,23 @@ def reading(case: Case, target: Any, precision: str, direction: str, device: str
 
 
 def _bare(case: Case) -> Case:
-    """The case's s, o and W over x = 0 and the unit vectors, one pixel each; subnet 0, conditions 0, no flag set."""
+    """The case's s, o and W over x = 0 and the unit vectors, one pixel each; subnet 0, no conditions, no flag set."""
     spec, B = case.spec, case.spec.C + 1
     ones = (1,) * spec.rank
-    spec = replace(
-        spec, dims=(spec.C, *ones), dims_c=tuple((dims[0], *ones) for dims in spec.dims_c), gin_block=False,
-        reverse_permutation=False,
-    )  # fmt: skip
+    spec = replace(spec, dims=(spec.C, *ones), dims_c=(), gin_block=False, reverse_permutation=False)
     x = torch.cat([torch.zeros(1, spec.C), torch.eye(spec.C)]).double().reshape(B, *spec.dims)
-    c = tuple(torch.zeros(B, *dims, dtype=x.dtype) for dims in spec.dims_c)
     state = {name: value for name, value in case.state.items() if not name.startswith("subnet.")}
     state |= _other_than_one(state)
     state["subnet.coefficients"] = torch.zeros(spec.subnet_out, dtype=x.dtype)
     subnet = SubnetSpec("constant", spec.subnet_in, spec.subnet_out, spec.rank)
-    return Case(spec, subnet, state, x, c, torch.zeros_like(x), torch.zeros(B, dtype=x.dtype))
+    return Case(spec, subnet, state, x, (), torch.zeros_like(x), torch.zeros(B, dtype=x.dtype))
+
+
+def _beside_conditions(case: Case, channels: list[int]) -> Case:
+    """The same, and conditions of so many channels, which are 1 and which the subnet does not look at."""
+    spec = replace(case.spec, dims_c=tuple((n, *case.spec.S) for n in channels))
+    c = tuple(torch.ones(case.B, *dims, dtype=case.x.dtype) for dims in spec.dims_c)
+    return replace(case, spec=spec, c=c, subnet=replace(case.subnet, inputs=spec.subnet_in), recipe=None)
 
 
 def _other_than_one(state: dict[str, Tensor]) -> dict[str, Tensor]:
