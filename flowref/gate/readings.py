@@ -81,13 +81,13 @@ class Part:
         return bool(self.over.any())
 
     @property
-    def is_longer_or_shorter(self) -> bool:
-        """Whether a row is, by more than an error within the bound makes it: ``| |a| − |b| | ≤ |a − b|``.
+    def is_longer_or_shorter(self) -> Tensor:
+        """Which rows are, by more than an error within the bound makes it: ``| |a| − |b| | ≤ |a − b|``.
 
         So neither the order of channels nor a W that was not read counts.
         """
         got, want, bound = (torch.linalg.vector_norm(v, dim=1) for v in (self.got, self.want, self.bound))
-        return not bool((abs(got - want) <= bound).all())
+        return ~(abs(got - want) <= bound)
 
 
 @dataclass
@@ -139,7 +139,10 @@ class Ladder:
         one_scale = _put(case, global_scale=case.state["global_scale"][:, :1].expand_as(case.state["global_scale"]))
         still = _put(one_scale, global_offset=torch.zeros_like(one_scale.state["global_offset"]))
         flat, mixed = self.look(without_mixing(still)), self.look(still)
-        if flat.units.is_longer_or_shorter:
+        wrong = flat.units.is_longer_or_shorter
+        if bool(wrong.any()):
+            if not bool((wrong & ~_active(flat).diagonal()).any()):  # σ is one for all channels here, so this is l
+                return self.coupling()
             return Reading(AFFINE, "σ, the length of what unit vectors become at W = I,")
         if mixed.units.out:
             if flat.units.out and _follows(mixed, flat):
@@ -166,7 +169,8 @@ class Ladder:
         shift = self.look(_answering(flat, 0 * k, t))
         if any(seen.out for seen in scales):
             other = any(seen.zero.out or bool((seen.units.over & ~_active(seen)).any()) for seen in scales)
-            if other or shift.out or all(_logdet_holds(seen) for seen in scales):
+            shifted = shift.out and not self.look(flat).out  # else it is l that shows there, too
+            if other or shifted or all(_logdet_holds(seen) for seen in scales):
                 return Reading(COUPLING, "exp(l), the factor of the active channels at constant k,")
             return Reading(CLAMP, "l, in the factor of the active channels and the log-det at constant k,")
         if shift.out:

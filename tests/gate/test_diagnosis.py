@@ -43,6 +43,8 @@ LEADS: list[tuple[str, str, str, dict[str, Any], str]] = [
     ("reverse-ignores-conditions", "inverse.reverse-undoes-forward", "both", {}, "coupling"),
     ("halves-interleaved", "reference.output-equals-reference", "forward", {}, "coupling"),
     ("clamp-missing", "gradient.by-input", "reverse", {}, "clamp"),
+    ("clamp-one-sided", "reference.output-equals-reference", "forward", {}, "clamp"),
+    ("conditions-leak-into-the-passive-part", "reference.output-equals-reference", "forward", {}, "coupling"),
     ("clamp-does-not-divide-by-alpha", "logdet.equals-reference", "forward", {"dialect": "freia-main"}, "clamp"),
     ("gin-mean-over-channels-only", "gin.mean-is-per-sample", "forward", {"gin": True}, "GIN mean"),
     ("gin-mean-over-channels-only", "gradient.by-input", "reverse", {"gin": True}, "GIN mean"),
