@@ -52,7 +52,9 @@ def _chosen(device: str) -> tuple[str, Any]:
             )
         found = None
     able = device in (("cpu",) if name == "numba" else ("cuda",)) or getattr(found, "INTERPRETED", False)
-    return (name, found) if found is not None and able else ("eager", None)
+    if found is not None and able:
+        return name, found
+    return "eager", import_module("flowref.fast.operators") if device == "cpu" else None
 
 
 @cache

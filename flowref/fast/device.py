@@ -17,7 +17,7 @@ from torch import Tensor
 from flowref.fast import nodes, ops
 from flowref.fast import triton_kernels as kernels
 from flowref.fast.eager import State
-from flowref.fast.nodes import Reflected, contiguous
+from flowref.fast.nodes import contiguous
 from flowref.spec import BlockSpec
 
 TILE, WARPS = 1024, 8  # numbers of a tile, and who works on it: each thread on 4, which are 16 bytes
@@ -51,6 +51,10 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     return y if a.dim() == 3 else y[0]
 
 
+def _rounds(v: Tensor) -> bool:
+    return v.is_cuda and torch.backends.cuda.matmul.fp32_precision not in ("ieee", "none")
+
+
 def _launch(kernel: Any, programs: int, there: Tensor, given: Sequence[Any], **constants: Any) -> None:
     """The kernel, on the device of `there` and its current stream."""
     if programs:
@@ -79,7 +83,6 @@ class Plan(nodes.Plan):
     """The kernels' calls of one pass."""
 
     def __init__(self, spec: BlockSpec, state: State, B: int, reverse: bool) -> None:
-        self.rows: list[Tensor | None] = [None] * 5
         super().__init__(spec, state, B, reverse)
         self.s, o = state.scale.detach().contiguous(), state.offset.detach().contiguous()
         self.o = torch.zeros_like(o) if self.offset_apart else o
@@ -97,6 +100,17 @@ class Plan(nodes.Plan):
         per = _parts(tiles, splits)
         self.cut = tiles, per, _parts(tiles, per)
         self.alone = self.cut[2] == 1
+
+    # ---- products
+    #
+    # Whether torch rounds the factors of a float32 product on CUDA to TF32 is a setting of the process, and others' to
+    # change: where it would, a kernel of our own takes the product.
+
+    def times(self, a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
+        return product(a, b) if _rounds(a) else super().times(a, b, out)
+
+    def less(self, v: Tensor, a: Tensor, b: Tensor, own: bool) -> Tensor:
+        return v - product(a, b) if _rounds(v) else super().less(v, a, b, own)
 
     # ---- W
 
@@ -124,26 +138,6 @@ class Plan(nodes.Plan):
         for k, (_, row) in enumerate(wanted):
             self.rows[row], self.rows[row + 1] = index[2 * k], index[2 * k + 1]
         return [ops.is_permutation(found) for found in index[::2].cpu()]
-
-    def permutation(self, row: int) -> Tensor:
-        index = self.rows[row]
-        assert index is not None  # `permutes` found it
-        return index
-
-    def reflections(self, vectors: Tensor, row: int | None) -> Reflected:
-        self.order = None if row is None else self.rows[row]
-        return Reflected(*self._factors(vectors.detach()))
-
-    def _factors(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Kᵀ and U, made in float64, which TF32 does not reach."""
-        Q = ops.Reflections.of(vectors.double())
-        Kt, U = (M if self.order is None else M.index_select(1, self.order) for M in (Q.K.mT, Q.U))
-        return Kt.float().contiguous(), U.float().contiguous()
-
-    def by_vectors(self, vectors: Tensor, gK: Tensor, gU: Tensor) -> Tensor:
-        with torch.enable_grad():
-            v = vectors.detach().requires_grad_()
-            return torch.autograd.grad(self._factors(v), v, (gK, gU))[0]
 
     # ---- the kernels' calls
 

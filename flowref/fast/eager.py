@@ -34,7 +34,7 @@ class Formulas:
         self.spec, self.work = spec, work
         self.documented = spec.dialect is Dialect.DOCUMENTED
         self.offset = state.offset.to(work)
-        self.sigma, self.log_sigma = _global_scale(spec, state.scale, work)
+        self.sigma, self.log_sigma = global_scale(spec, state.scale, work)
         self.mixing = _Mixing(spec, state, work)
 
     def before(self, x: Tensor, reverse: bool) -> Tensor:
@@ -101,7 +101,7 @@ def unit_of(spec: BlockSpec) -> float:
     return 1.0 if spec.dialect is Dialect.DOCUMENTED else 0.1
 
 
-def _global_scale(spec: BlockSpec, scale: Tensor, work: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
+def global_scale(spec: BlockSpec, scale: Tensor, work: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
     """σ (1, C, 1…) and Σ log σ; None for both where σ = 1."""
     if spec.gin_block:
         return None, None

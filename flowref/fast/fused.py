@@ -123,7 +123,7 @@ class Plan(nodes.Plan):
     def product(self, W: Tensor, v: Tensor, out: Tensor | None) -> Tensor:
         B, C, N = v.shape
         if not self._tiled(B, N):
-            return nodes.mixed(W, v, out)
+            return super().product(W, v, out)
         v = v.contiguous()
         out = torch.empty_like(v) if out is None else out
         kernel, parts = cpu.mix, B * -(-N // cpu.PANEL)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from flowref.fast import eager
+from flowref.fast import eager, ops
 from flowref.fast.eager import Formulas, State
 from flowref.spec import BlockSpec, Dialect
 
@@ -27,32 +27,6 @@ STRAIGHT = 4  # in place of a row of the permutations: channel j is channel j
 
 
 # ---- dense products
-#
-# Whether torch rounds the factors of a float32 product on CUDA to TF32 is a setting of the process, and others' to
-# change: where it would, a kernel of our own takes the product.
-
-
-def _rounds(v: Tensor) -> bool:
-    return v.is_cuda and torch.backends.cuda.matmul.fp32_precision not in ("ieee", "none")
-
-
-def times(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
-    """a b, for (batch, m, k) and (batch, k, n), or two matrices; in new memory, or, on the CPU, in out."""
-    if _rounds(a):
-        from flowref.fast import device
-
-        return device.product(a, b)
-    return (torch.mm if a.dim() == 2 else torch.bmm)(a, b, out=out)
-
-
-def less(v: Tensor, a: Tensor, b: Tensor, own: bool) -> Tensor:
-    """v − a b; where v is the caller's own, in its memory."""
-    if _rounds(v):
-        return v - times(a, b)
-    if v.dim() == 2:
-        return (v.addmm_ if own else v.addmm)(a, b, alpha=-1)
-    return (v.baddbmm_ if own else v.baddbmm)(a, b, alpha=-1)
-
 
 Factors = tuple[Tensor, Tensor]
 
@@ -80,29 +54,22 @@ class Reflected(NamedTuple):
         """In new memory, or, where v is the caller's own, in that of v."""
         if v.shape[2] == 1:
             flat = v.flatten(1)
-            return less(flat, times(flat, self.U.mT), self.Kt, own).view(v.shape)
-        return less(v, _each(self.Kt.mT, v), times(_each(self.U, v), v), own)
+            return plan.less(flat, plan.times(flat, self.U.mT), self.Kt, own).view(v.shape)
+        return plan.less(v, _each(self.Kt.mT, v), plan.times(_each(self.U, v), v), own)
 
     def back(self, plan: Plan, g: Tensor, v: Tensor) -> tuple[Tensor, Factors]:
         """Gradients by v and by (Kt, U)."""
         if v.shape[2] == 1:
             flat, by = v.flatten(1), g.flatten(1)
-            h, gh = times(flat, self.U.mT), times(by, self.Kt.mT)
-            return less(by, gh, self.U, False).view(v.shape), (-times(h.mT, by), -times(gh.mT, flat))
-        h, gh = times(_each(self.U, v), v), times(_each(self.Kt, v), g)
-        gK, gU = times(h, g.mT).sum(0), times(gh, v.mT).sum(0)
-        return less(g, _each(self.U.mT, v), gh, False), (-gK, -gU)
+            h, gh = plan.times(flat, self.U.mT), plan.times(by, self.Kt.mT)
+            return plan.less(by, gh, self.U, False).view(v.shape), (-plan.times(h.mT, by), -plan.times(gh.mT, flat))
+        h, gh = plan.times(_each(self.U, v), v), plan.times(_each(self.Kt, v), g)
+        gK, gU = plan.times(h, g.mT).sum(0), plan.times(gh, v.mT).sum(0)
+        return plan.less(g, _each(self.U.mT, v), gh, False), (-gK, -gU)
 
 
 def _each(M: Tensor, v: Tensor) -> Tensor:
     return M.expand(v.shape[0], *M.shape)
-
-
-def mixed(W: Tensor, v: Tensor, out: Tensor | None = None) -> Tensor:
-    """W v for v (B, C, N), in torch's product."""
-    if v.shape[2] == 1:
-        return times(v.flatten(1), W.mT, None if out is None else out.flatten(1)).unsqueeze(2)
-    return times(_each(W, v), v, out)
 
 
 # ---- what a pass derives from the state
@@ -125,6 +92,7 @@ class Plan(ABC):
 
     def __init__(self, spec: BlockSpec, state: State, B: int, reverse: bool) -> None:
         self.spec, self.state, self.reverse = spec, state, reverse
+        self.rows: list[Tensor | None] = [None] * 6  # what `permutes` found; the last two: straight
         self.B, self.C, self.N, self.A, self.P = B, spec.C, spec.N, spec.A, spec.P
         self.documented = documented = spec.dialect is Dialect.DOCUMENTED
         self.first, self.passive = (0, self.A) if documented else (self.P, 0)
@@ -174,21 +142,48 @@ class Plan(ABC):
         self.outside = documented and not self.offset_apart
         self.state_before = reverse or bool(self.pre)
 
+    # ---- dense products: torch's, where a subclass has none of its own
+
+    def times(self, a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
+        """a b, for (batch, m, k) and (batch, k, n), or two matrices; in new memory, or, on the CPU, in out."""
+        return (torch.mm if a.dim() == 2 else torch.bmm)(a, b, out=out)
+
+    def less(self, v: Tensor, a: Tensor, b: Tensor, own: bool) -> Tensor:
+        """v − a b; where v is the caller's own, in its memory."""
+        if v.dim() == 2:
+            return (v.addmm_ if own else v.addmm)(a, b, alpha=-1)
+        return (v.baddbmm_ if own else v.baddbmm)(a, b, alpha=-1)
+
     def product(self, W: Tensor, v: Tensor, out: Tensor | None) -> Tensor:
         """W v for v (B, C, N); in new memory, or, on the CPU, in out."""
-        return mixed(W, v, out)
+        if v.shape[2] == 1:
+            return self.times(v.flatten(1), W.mT, None if out is None else out.flatten(1)).unsqueeze(2)
+        return self.times(_each(W, v), v, out)
+
+    # ---- W
 
     @abstractmethod
     def permutes(self, wanted: Sequence[tuple[Tensor, int]]) -> list[bool]: ...
 
-    @abstractmethod
-    def permutation(self, row: int) -> Tensor: ...
+    def permutation(self, row: int) -> Tensor:
+        index = self.rows[row]
+        assert index is not None  # `permutes` found it
+        return index
 
-    @abstractmethod
-    def reflections(self, vectors: Tensor, row: int | None) -> Reflected: ...
+    def reflections(self, vectors: Tensor, row: int | None) -> Reflected:
+        self.order = None if row is None else self.rows[row]
+        return Reflected(*self._factors(vectors.detach()))
 
-    @abstractmethod
-    def by_vectors(self, vectors: Tensor, gK: Tensor, gU: Tensor) -> Tensor: ...
+    def _factors(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Kᵀ and U, made in float64, which TF32 does not reach."""
+        Q = ops.Reflections.of(vectors.double())
+        Kt, U = (M if self.order is None else M.index_select(1, self.order) for M in (Q.K.mT, Q.U))
+        return Kt.float().contiguous(), U.float().contiguous()
+
+    def by_vectors(self, vectors: Tensor, gK: Tensor, gU: Tensor) -> Tensor:
+        with torch.enable_grad():
+            v = vectors.detach().requires_grad_()
+            return torch.autograd.grad(self._factors(v), v, (gK, gU))[0]
 
     @abstractmethod
     def asked(self, data: Tensor, conditions: Sequence[Tensor]) -> Tensor: ...

@@ -32,6 +32,13 @@ def global_scale(kind: str, s: Tensor) -> Tensor:
     return torch.exp(s)
 
 
+def scale_slope(kind: str, s: Tensor, sigma: Tensor) -> Tensor:
+    """Ψ'(s), of the rounded σ where it is made of it."""
+    if kind == "SIGMOID":
+        return sigma * (1 - sigma / 10)
+    return 0.1 * torch.sigmoid(s / 2) if kind == "SOFTPLUS" else sigma
+
+
 def initial_scale(kind: str, g: float) -> float:
     """The s with Ψ(s) = g, in the form of each that neither cancels nor overflows."""
     if kind == "SIGMOID":

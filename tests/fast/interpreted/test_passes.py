@@ -205,10 +205,10 @@ def test_tf32_is_known_by_torchs_own_word(allowed):
     before = torch.backends.cuda.matmul.allow_tf32
     try:
         torch.backends.cuda.matmul.allow_tf32 = allowed
-        assert nodes._rounds(OnCuda()) == allowed
+        assert device._rounds(OnCuda()) == allowed
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before
-    assert not nodes._rounds(torch.zeros(1))
+    assert not device._rounds(torch.zeros(1))
 
 
 # ---- memory, launches, offsets
