@@ -49,7 +49,9 @@ class Plan(nodes.Plan):
         # o by channel of z: as documented it stands where the channels of x or y do.
         self.o_row = self.rows[self.src if reverse else self.dst] if self.outside else None
         self.o = o if self.o_row is None else o.index_select(1, self.o_row)
-        self.p, self.q = (slice(at, at + n) for at, n in ((self.passive, self.P), (self.first, self.A)))
+        self.p = slice(self.passive, self.passive + self.P)
+        self.o_halves = self._halves(self.o)
+        self.sigma_halves = None if self.sigma is None else self._halves(self.sigma)
         count = max(1, min(B, B * self.C * self.N // ROOM))
         self.parts = [slice(B * k // count, B * (k + 1) // count) for k in range(count)]
 
@@ -75,30 +77,29 @@ class Plan(nodes.Plan):
 
     # ---- in front of the subnet
 
-    def _passive(self, data: Tensor) -> tuple[Tensor, bool]:
-        """p, (B, P, N), and whether it is new memory."""
+    def _passive(self, data: Tensor) -> Tensor:
+        """p, (B, P, N); a view of data where that is all of it."""
         index = self.rows[self.src]
         p = data[:, self.p] if index is None else data.index_select(1, index[self.p])
         if self.reverse:
-            p = p - self.o[:, self.p]
-            p = p if self.sigma is None else p.div_(self.sigma[:, self.p])
-        return p, self.reverse or index is not None
+            p = p - self.o_halves[0]
+            p = p if self.sigma_halves is None else p.div_(self.sigma_halves[0])
+        return p
 
     def asked(self, data: Tensor, conditions: Sequence[Tensor]) -> Tensor:
         """The subnet's input, (B, P + ΣC_k, *S)."""
-        p, own = self._passive(data)
-        p = ops.shaped(p.contiguous() if own else p.clone(), (self.B, self.P, *self.spec.S)) if not conditions else p
-        # What is asked is new memory, so that a subnet that writes to its input reaches nobody else's.
-        return torch.cat((p.view(self.B, self.P, *self.spec.S), *conditions), 1) if conditions else p
+        # cat copies even a single tensor, so that a subnet that writes to its input reaches nobody else's.
+        return torch.cat((self._passive(data).view(self.B, self.P, *self.spec.S), *conditions), 1)
 
     def asked_back(self, data: Tensor, g: Tensor, gx: Tensor) -> Tensor | None:
         """Adds to gx the gradient by x of g by what was asked; gives those by σ and o, (2, C), in reverse."""
-        by, g = None, g.view(self.B, self.width, self.N)[:, : self.P]
+        by, index, g = None, self.rows[self.src], g.view(self.B, self.width, self.N)[:, : self.P]
         if self.reverse:
             by = data.new_zeros(2, self.C)
-            g = g if self.sigma is None else g / self.sigma[:, self.p]
-            self._by_global(by, self.p, g, self._passive(data)[0])
-        index = self.rows[self.src]
+            if self.sigma_halves is not None:
+                g = g / self.sigma_halves[0]
+                by[0, self.p] = (self._passive(data) * g).sum((0, 2))
+            by[1, self.p] = g.sum((0, 2))
         if index is None:
             gx[:, self.p].add_(g)
         else:
@@ -107,9 +108,14 @@ class Plan(nodes.Plan):
 
     # ---- behind it
 
-    def _tanh(self, a: Tensor) -> Tensor:
+    def _halves(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        """The passive and the active channels of v."""
+        first, second = v.split_with_sizes((self.A, self.P) if self.documented else (self.P, self.A), 1)
+        return (second, first) if self.documented else (first, second)
+
+    def _tanh(self, k: Tensor) -> Tensor:
         """T = tanh(c k), new memory."""
-        m = torch.mul(a[:, : self.A], 2 * self.c).clamp_max_(SATURATED).expm1_()
+        m = torch.mul(k, 2 * self.c).clamp_max_(SATURATED).expm1_()
         return m.div_(m + 2)
 
     def _exp(self, T: Tensor, own: bool = False) -> Tensor:
@@ -120,23 +126,26 @@ class Plan(nodes.Plan):
         factor = (-self.alpha if self.reverse else self.alpha) / math.log(2)
         return (T.mul_(factor) if own else T * factor).exp2_()
 
+    def _undone(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """z = (x − o) / σ, in out where it is given."""
+        z = torch.sub(self._moved(x, self.src), self.o, out=out)
+        return z if self.sigma is None else z.div_(self.sigma)
+
     def _couple(self, x: Tensor, a: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
         """v of some samples, which `post` makes y of, in out; Σ T by sample."""
-        t, T = a[:, self.A :], self._tanh(a)
+        k, t = a.chunk(2, 1)
+        T = self._tanh(k)
         logs = T.sum((1, 2))
         e = self._exp(T, own=True)
         if self.reverse:
-            torch.sub(self._moved(x, self.src), self.o, out=out)
-            if self.sigma is not None:
-                out.div_(self.sigma)
-            out[:, self.q].sub_(t, alpha=self.unit).mul_(e)
+            _, q = self._halves(self._undone(x, out))
+            q.sub_(t, alpha=self.unit).mul_(e)
             return out, logs
-        z = self._moved(x, self.src)
-        w = e.mul_(z[:, self.q]).add_(t, alpha=self.unit)
-        for at, v in ((self.p, z[:, self.p]), (self.q, w)):
-            into = out[:, at]
-            v = v if self.sigma is None else torch.mul(v, self.sigma[:, at], out=into)
-            torch.add(v, self.o[:, at], out=into)
+        p, q = self._halves(self._moved(x, self.src))
+        w = e.mul_(q).add_(t, alpha=self.unit)
+        for half, (v, into, o) in enumerate(zip((p, w), self._halves(out), self.o_halves, strict=True)):
+            v = v if self.sigma_halves is None else torch.mul(v, self.sigma_halves[half], out=into)
+            torch.add(v, o, out=into)
         return out, logs
 
     def coupled(self, data: Tensor, a: Tensor, own: bool = False) -> tuple[Tensor, Tensor, None]:
@@ -164,6 +173,7 @@ class Plan(nodes.Plan):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Gradients by data, by a, by σ and o (2, C), by the vectors."""
         gx, ga, by = torch.empty_like(data), torch.empty_like(a), data.new_empty(len(self.parts), 2, self.C)
+        gj = gj.view(-1, 1, 1)
         a, ga_ = a.view(self.B, 2 * self.A, self.N), ga.view(self.B, 2 * self.A, self.N)
         room = self._room(data) if self.post and self.state.vectors is not None else None
         factors = None
@@ -177,50 +187,48 @@ class Plan(nodes.Plan):
             turned = self.rows[self.src] is not None
             into = torch.empty_like(x) if turned else gx[part]
             g = self._moved(g, self.dst)
-            self._couple_back(self._moved(x, self.src), a[part], g, gj[part], into, ga_[part], by[k])
+            self._couple_back(x, a[part], g, gj[part], into, ga_[part], by[k])
             if turned:
                 self._moved(into, self.src ^ 1, gx[part])
         return gx, ga, by.sum(0), self.by_factors(factors)
 
-    def _couple_back(self, z: Tensor, a: Tensor, g: Tensor, gj: Tensor, gz: Tensor, ga: Tensor, by: Tensor) -> None:
+    def _couple_back(self, x: Tensor, a: Tensor, g: Tensor, gj: Tensor, gz: Tensor, ga: Tensor, by: Tensor) -> None:
         """Gradients by z and a, and by σ and o into by, (2, C), of g by v and gj by the log-det.
 
-        Of v = σ (q e + u t) + o by l: σ e q g; in reverse, of v = (q − u t) e, e = exp(−l): −v g.
+        Of v = σ w + o, w = q e + u t, e = exp(l), by l: σ g q e; in reverse, of v = (q − u t) e, e = exp(−l): −g v.
         """
-        p, q, t, gp, gq = z[:, self.p], z[:, self.q], a[:, self.A :], gz[:, self.p], gz[:, self.q]
-        gk, gt = ga[:, : self.A], ga[:, self.A :]
-        T = self._tanh(a)
+        k, t = a.chunk(2, 1)
+        gk, gt = ga.chunk(2, 1)
+        gp, gq = self._halves(gz)
+        T = self._tanh(k)
         e = self._exp(T)
         if self.reverse:
-            z = z - self.o
-            z = z if self.sigma is None else z.div_(self.sigma)
-            p, q = z[:, self.p], z[:, self.q]
-            torch.mul(g[:, self.q], e, out=gq)
+            z = self._undone(x)
+            gz.copy_(g)
+            gq.mul_(e)
             torch.mul(gq, -self.unit, out=gt)
-            by_l = torch.sub(q, t, alpha=self.unit, out=e).mul_(gq).neg_()
-            gp.copy_(g[:, self.p])
+            by_l = torch.sub(self._halves(z)[1], t, alpha=self.unit, out=e).mul_(gq).neg_()
             if self.sigma is not None:
-                gz.div_(self.sigma)
-            self._by_global(by, slice(None), gz, z)
-            gj = -gj
+                torch.sum(gz.div_(self.sigma) * z, (0, 2), out=by[0])
+            torch.sum(gz, (0, 2), out=by[1])
         else:
-            self._by_global(by, self.p, g[:, self.p], p)
-            w = torch.mul(q, e).add_(t, alpha=self.unit)
-            self._by_global(by, self.q, g[:, self.q], w)
-            g = g if self.sigma is None else torch.mul(g, self.sigma, out=gz)
-            torch.mul(g[:, self.q], self.unit, out=gt)
-            torch.mul(g[:, self.q], e, out=gq)
+            p, q = self._halves(self._moved(x, self.src))
+            torch.sum(g, (0, 2), out=by[1])
             if self.sigma is None:
-                gp.copy_(g[:, self.p])
-            by_l = torch.mul(gq, q, out=e)
-        by_l = by_l.sub_(by_l.mean((1, 2), keepdim=True)) if self.gin else by_l.add_(gj.view(-1, 1, 1))
+                gz.copy_(g)
+            else:
+                w = torch.mul(q, e).add_(t, alpha=self.unit)
+                for v, half, into in zip((p, w), self._halves(g), (gp, gq), strict=True):
+                    torch.mul(v, half, out=into)
+                torch.sum(gz, (0, 2), out=by[0])
+                torch.mul(g, self.sigma, out=gz)
+            torch.mul(gq, self.unit, out=gt)
+            by_l = torch.mul(gq.mul_(e), q, out=e)
+        if self.gin:
+            by_l.sub_(by_l.mean((1, 2), keepdim=True))
+        else:
+            by_l.add_(gj, alpha=-1 if self.reverse else 1)
         torch.mul(by_l, T.mul_(T).sub_(1).mul_(-self.slope), out=gk)
-
-    def _by_global(self, by: Tensor, at: slice, g: Tensor, v: Tensor) -> None:
-        """Sums of v g and g into by[0] and by[1]: gradients by σ and o; in reverse g is by x, and they are negative."""
-        if self.sigma is not None:
-            torch.sum(v * g, (0, 2), out=by[0, at])
-        torch.sum(g, (0, 2), out=by[1, at])
 
     def by_affine(self, by: Tensor, s: Tensor | None, o: Tensor, gj: Tensor | None) -> tuple[Tensor | None, Tensor]:
         """Gradients by s, None where it is, and o."""
