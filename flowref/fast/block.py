@@ -106,6 +106,7 @@ class AllInOneBlock(Base):
 
         C, ones = spec.C, (1,) * spec.rank
         dtype, device = torch.get_default_dtype(), torch.get_default_device()
+        _check_clamping(spec, dtype)
         s = _initial_scale(spec, dtype)
         self.global_scale = nn.Parameter(torch.full((1, C, *ones), s, dtype=dtype, device=device))
         self.global_offset = nn.Parameter(torch.zeros((1, C, *ones), dtype=dtype, device=device))
@@ -154,7 +155,8 @@ class AllInOneBlock(Base):
         reverse = bool(rev)
         z, conditions = self._admit(x, c)
         given, owned = z.dtype, self.global_scale.dtype
-        work = torch.float32 if owned in (torch.float16, torch.bfloat16) else owned
+        work = _work(owned)
+        _check_clamping(self.spec, owned)  # anew: the block may have been built in another dtype
 
         state = self._state
         if any(v is not None and v.device != z.device for v in state):
@@ -325,6 +327,24 @@ class AllInOneBlock(Base):
             )
             for name, value in given.items()
         }
+
+
+def _work(dtype: torch.dtype) -> torch.dtype:
+    """What is computed in where the parameters have this dtype."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def _check_clamping(spec: BlockSpec, dtype: torch.dtype) -> None:
+    """Raises IllegalArgument for an α with which l = α·0 would be NaN: l is made with the factor α/log 2 too."""
+    most = torch.finfo(_work(dtype)).max / 2
+    if spec.affine_clamping > most:
+        raise IllegalArgument(
+            "affine_clamping",
+            spec.affine_clamping,
+            f"is beyond {_work(dtype)}, which a pass computes in",
+            f"at most {most:.3g}",
+            "Use a smaller one, or a wider dtype.",
+        )
 
 
 def _initial_scale(spec: BlockSpec, dtype: torch.dtype) -> float:

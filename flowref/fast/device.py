@@ -120,13 +120,14 @@ class Plan(nodes.Plan):
         if any(W.dim() != 1 for W, _ in wanted):
             return self._look(wanted)
         for W, row in wanted:
-            self.rows[row] = index = self.keep(W).contiguous()
+            # To look at it the host would have to wait. Of one that is no permutation all reads and writes stay inside.
+            self.rows[row] = index = self.keep(W).clamp(0, self.C - 1)
             if row == 0:
                 self.rows[1] = inverse = torch.empty_like(index)
                 BJ, BI = min(_power(self.C), 32), min(_power(self.C), 256)
                 given = (index, inverse, self.C)
                 _launch(kernels.invert_permutation, _parts(self.C, BJ), index, given, BJ=BJ, BI=BI)
-        return [True] * len(wanted)
+        return [W.is_cuda or ops.is_permutation(W) for W, _ in wanted]
 
     def _look(self, wanted: Sequence[tuple[Tensor, int]]) -> list[bool]:
         """Of matrices: where the ones are is found there, whether that is a permutation here."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ GROUP = 2**16  # numbers of x in a group of samples, which is summed by itself; 
 SAMPLES = 16  # or as many as these have: of wide vectors the sums, two in float64 a channel, would outweigh x
 ROOM = 2**19  # numbers of y on their way from a kernel to a product: 2 MiB, which stay in the cache
 ALONE = 2**17  # below so many numbers in x, a second thread costs more than it saves
+LEAST = sys.float_info.min  # the smallest normal number
 PRODUCTS = 16  # of a dense W, which take about as long as all else that is done to a number
 
 
@@ -156,7 +158,7 @@ class Plan(nodes.Plan):
 
     def _call(self, kernel: Any, parts: int, W: Tensor | None = None, pixels: int = 0, **given: int) -> None:
         """Calls a kernel once. Where it multiplies by W, each thread has room for a panel, and for so many pixels."""
-        threads = min(self.threads, parts - given.get("begin", 0))
+        threads = 1 if _flushes() else min(self.threads, parts - given.get("begin", 0))
         if W is not None:
             room = _fresh((threads, self.C, cpu.PANEL + pixels))
             W = W if 1 in W.stride() else W.contiguous()
@@ -273,6 +275,14 @@ class Plan(nodes.Plan):
             self.kind, held.data_ptr(), by, j_, B, pixels, self.o_map, gs.data_ptr(), go.data_ptr(),
         )  # fmt: skip
         return None if s is None else gs, go
+
+
+def _flushes() -> bool:
+    """Whether this thread takes subnormal numbers for 0, as after torch.set_flush_denormal(True).
+
+    No other thread does: which of the bits came from whom would depend on timing, so that this one works alone.
+    """
+    return LEAST / 2 == 0
 
 
 def _fresh(shape: Sequence[int]) -> Tensor:

@@ -75,6 +75,14 @@ def _each(M: Tensor, v: Tensor) -> Tensor:
 # ---- what a pass derives from the state
 
 
+def no_permutation(name: str, index: Tensor) -> RuntimeError:
+    """What is wrong with an index vector that was written to behind load_state_dict's back."""
+    return RuntimeError(
+        f"{name} is no permutation: expected each of 0 to {len(index) - 1} once, got {index.tolist()!r:.80}. Set it "
+        f"with load_state_dict, which refuses that."
+    )
+
+
 class Plan(ABC):
     """What one pass derives from spec and state, and its kernels' calls. Tensors are (B, C, N) here, contiguous.
 
@@ -115,6 +123,9 @@ class Plan(ABC):
         if state.vectors is None:
             wanted = [(state.there, 0)] * forth + [(state.back, 2)] * back
             hard = dict(zip((row for _, row in wanted), self.permutes(wanted), strict=True))
+            for W, row in wanted:
+                if W.dim() == 1 and not hard[row]:
+                    raise no_permutation("w_perm_inv" if row else "w_perm", W)
             self.gathers = 0 if hard.get(0) else None, 2 if hard.get(2) else None
             if forth and (dst := 1 if hard[0] else STRAIGHT) == STRAIGHT:
                 self.post = [Dense(self._matrix(state.there))]
@@ -401,7 +412,8 @@ class _Asked(torch.autograd.Function):
             gx = gs = go = gv = None
             if any(ctx.needs_input_grad[:4]) and not (g is None and by_link is None):
                 held = x.detach().contiguous().view(plan.B, plan.C, plan.N)
-                gx = torch.zeros_like(held) if by_link is None else by_link
+                # A copy: hooks on either node may hold by_link.
+                gx = torch.zeros_like(held) if by_link is None else by_link.clone() if g is not None else by_link
                 if g is not None:
                     by = plan.asked_back(plan.before(held) if plan.reverse else held, contiguous(g), gx)
                     if plan.reverse:

@@ -64,11 +64,12 @@ class Plan(nodes.Plan):
         if self.spec.permute_soft:
             return False
         W = W.detach()
-        index = self.keep(W) if W.dim() == 1 else ops.one_hot_index(W.reshape(self.C, self.C))
-        if index is None or not ops.is_permutation(index):
+        index = W.clone() if W.dim() == 1 else ops.one_hot_index(W.reshape(self.C, self.C))
+        if index is None:
             return False
-        self.rows[row], self.rows[row + 1] = index, index.argsort()
-        return True
+        found, inverse = index.sort()
+        self.rows[row], self.rows[row + 1] = index, inverse
+        return torch.equal(found, torch.arange(self.C, device=index.device))
 
     def _moved(self, v: Tensor, row: int, out: Tensor | None = None) -> Tensor:
         """v[:, row], in out where it is given, or v itself where channels stay."""

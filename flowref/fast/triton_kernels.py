@@ -194,13 +194,13 @@ def find_permutation(W, V, index, C, BR: tl.constexpr, BC: tl.constexpr):
 
 @_kernel
 def invert_permutation(index, inverse, C, BJ: tl.constexpr, BI: tl.constexpr):
-    """inverse[index[i]] = i, both (C,) int64; 0 where nothing leads to."""
+    """inverse[index[i]] = i, both (C,) int64; 0 where nothing leads to, the last of several."""
     j = tl.program_id(0) * BJ + tl.arange(0, BJ)
     at = tl.zeros([BJ], tl.int64)
     for i0 in range(0, C, BI):
         i = i0 + tl.arange(0, BI)
         found = tl.load(index + i, mask=i < C, other=-1)
-        at += tl.sum(tl.where(found[None, :] == j[:, None], i[None, :], 0), 1)
+        at = tl.maximum(at, tl.max(tl.where(found[None, :] == j[:, None], i[None, :], 0), 1).to(tl.int64))
     tl.store(inverse + j, at, mask=j < C)
 
 
