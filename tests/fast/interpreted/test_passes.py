@@ -333,3 +333,20 @@ def test_what_kernels_are_not_for_is_eager(block, passes, monkeypatch):
     made.double()([x.double()])
 
     assert not passes and kernels("cpu", torch.float64) == "eager" and kernels("meta") == "triton (interpreted)"
+
+
+# ---- an index vector that was written to behind load_state_dict's back
+
+
+@pytest.mark.parametrize("index", ([0, 1, 1, 3], [0, 1, 2, 2**40], [-1, 1, 2, 3], [3, 3, 3, 3]), ids=str)
+def test_an_index_that_is_no_permutation_is_refused_or_stays_inside(block, passes, monkeypatch, index):
+    """On a device no one waits to look at it: what is read by it, and its inverse, stay within the channels."""
+    made = block((4,), dialect="freia-main")
+    made.w_perm.data.copy_(torch.tensor(index))
+    with pytest.raises(RuntimeError, match=r"^w_perm is no permutation: expected each of 0 to 3 once, got \["):
+        made([torch.randn(2, 4)])
+
+    monkeypatch.setattr(device.ops, "is_permutation", lambda _: True)
+    plan = device.Plan(made.spec, made._state, 2, False)
+    for row in plan.rows[:2]:
+        assert row is not None and 0 <= row.min() and row.max() <= 3
