@@ -33,9 +33,9 @@ class Spent:
     def read(self) -> dict[str, float]:
         """Seconds of each part since it was last read, those that took any."""
         self.turn(self._now)
-        found = {part: round(seconds, 3) for part, seconds in self.seconds.items() if seconds >= 0.0005}
+        found = {part: round(seconds, 3) for part, seconds in self.seconds.items()}
         self.seconds = dict.fromkeys(PARTS, 0.0)
-        return found
+        return {part: seconds for part, seconds in found.items() if seconds}
 
 
 SPENT = Spent()
