@@ -35,6 +35,7 @@ from flowref.gate.plan import Item
 from flowref.gate.search import search, shrink
 from flowref.gate.trial import Failure, Trial, made, plain
 from flowref.gate.watch import CallTimeout, Counted, Watch
+from flowref.gate.where import can_be_located, locate
 from flowref.laws import registry
 from flowref.laws.purity import GLOBAL
 from flowref.laws.registry import BOTH, HALVES, Law
@@ -116,6 +117,7 @@ class Judge:
         self._closed: dict[tuple[Any, ...], bool] = {}
         self._mute: dict[str, str] = {}  # targets that gave no answer on any covering row, and what they raised
         self._drawn: dict[tuple[Any, ...], list[Recipe]] = {}
+        self._located: set[tuple[Any, ...]] = set()
 
     def judge(self, item: Item) -> Record:
         """The record of one item. Raises only on our own mistakes."""
@@ -191,8 +193,8 @@ class Judge:
         record |= _status(trial, failure, entries, still, passes, required=self.settings.budget.name != "smoke")
         if failure is not None:
             record["failure"] = self._described(trial, failure)
-            raised = failure.kind in ("raised", "timeout") or target.name in self._mute
-            if raised and not record["answers"]:
+            refusals = target.name in self._mute and item.law.family == "error"  # what only raises can't refuse
+            if (failure.kind in ("raised", "timeout") or refusals) and not record["answers"]:
                 record |= {"status": "raised-always", "reason": self._mute.get(target.name, "")}
         return record | {"timeouts": self.watch.timeouts - timeouts}
 
@@ -390,6 +392,7 @@ class Judge:
         except OSError as error:  # a report that can't be written takes nothing from the verdict
             file = f"not saved: {error}"
         words = {"statement": trial.law.statement, "formula": trial.law.formula}
+        leads = self._leads(trial, failure)
         return (
             plain(failure.details)
             | words
@@ -400,9 +403,20 @@ class Judge:
                 "drawn": repr(drawn) if drawn is not None and drawn != case.recipe else None,
                 "file": file,
                 "reference": plain(trial.on_reference(case)),
-                "leads": self._leads(trial, failure),
+                "leads": leads,
+                "where": self._where(trial, failure, leads),
             }
         )
+
+    @part("diagnosis")
+    def _where(self, trial: Trial, failure: Failure, leads: Record | None) -> Record | None:
+        """What the cases have in common on which the law breaks; once for a step and a family of laws in a process."""
+        step = (leads or {}).get("step")
+        key = (trial.target.name, step, trial.law.family)
+        if key in self._located or step == CHANCE or not can_be_located(trial, failure):
+            return None
+        self._located.add(key)
+        return plain(locate(trial, failure).plain())
 
 
 def _settle() -> None:

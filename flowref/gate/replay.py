@@ -15,9 +15,11 @@ from flowref.cases import Case, stream
 from flowref.cases.store import load
 from flowref.gate.diagnosis import Ask, Place, explain, places
 from flowref.gate.options import DIALECTS, PRECISIONS, Settings, Unusable, one_of
+from flowref.gate.report.message import located
 from flowref.gate.trial import JudgeFailed, Trial
 from flowref.gate.verdict import BROKEN, HELD
 from flowref.gate.watch import Counted, Watch
+from flowref.gate.where import can_be_located, locate
 from flowref.laws import registry
 from flowref.laws.registry import BOTH, Law
 from flowref.reference import ReferenceBlock
@@ -121,6 +123,8 @@ def _hold(law: Law, ask: Ask, console: Console) -> int:
             watch.rest()
         if failure is not None:
             say(f"  {direction}: broken: {failure.details['message']}")
+            if can_be_located(trial, failure):
+                say("\n".join(f"  {line}" for line in located({"where": locate(trial, failure).plain()})))
             code = BROKEN
         else:
             say(f"  {direction}: held, at {trial.ratio:.3g} of the bound")

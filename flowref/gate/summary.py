@@ -22,7 +22,7 @@ def show(console: Console, evidence: Evidence, verdict: Verdict, output: str) ->
     say = lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)  # noqa: E731
     found = findings(evidence.records)
     for one in found[:MOST_MESSAGES]:
-        say(message(one.records[0]) + _others(one) + "\n")
+        say(message(one.records[0]) + _located(one) + _others(one) + "\n")
     if len(found) > MOST_MESSAGES:
         say(f"... and {len(found) - MOST_MESSAGES} more findings; --report DIR writes them all.\n")
     # Why a target can't be used, the last sentence says; but of several targets it says one.
@@ -42,6 +42,14 @@ def show(console: Console, evidence: Evidence, verdict: Verdict, output: str) ->
     if unsaid and evidence.header and str(evidence.header["profile"]).startswith("nightly"):
         say(f"\nThe same cases again: --profile nightly@{unsaid[0].get('seed', '?')}")
     say(("\n" if unsaid else "") + verdict.sentence)
+
+
+def _located(one: Finding) -> str:
+    """Where another law of the finding breaks, if that of the first was not looked for."""
+    if (one.records[0].get("failure") or {}).get("where"):
+        return ""
+    other = next((r for r in one.records if (r.get("failure") or {}).get("where")), None)
+    return f"\n  {other['law']} {other['failure']['where']['text']}" if other else ""
 
 
 def _others(one: Finding) -> str:

@@ -98,10 +98,11 @@ def _stopped(evidence: Evidence) -> str:
 def never_answered(records: list[Record]) -> bool:
     """Whether each pass of a target raised or took too long, so that no law of its passes was judged at all.
 
-    Laws that need no pass, or that only ask how it refuses, may hold or be broken all the same.
+    A law that asks for no pass and is broken stands, but for one about refusals: what always raises can't refuse.
     """
+    failed = {r["status"] for r in records if r["status"] in BAD and not str(r["law"]).startswith("error.")}
     raised = any(record["status"] == "raised-always" for record in records)
-    return raised and not any(record.get("answers", 0) for record in records)
+    return raised and failed <= {"raised-always"} and not any(record.get("answers", 0) for record in records)
 
 
 def _unproven(records: list[Record]) -> Verdict | None:

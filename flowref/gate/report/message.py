@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -21,6 +22,7 @@ def message(record: Record) -> str:
         f"{title} {record['law']}: {failure['formula']}      {place}, {record['device']}",
         f"  {failure['statement']}: {_what(failure)}",
         *_leads(failure),
+        *located(failure),
         f"  case: {_case(failure)}",
         f"  paste: {_paste(record, failure)}",
     ]
@@ -37,6 +39,15 @@ def _what(failure: Record) -> str:
 def _leads(failure: Record) -> list[str]:
     leads = failure.get("leads")
     return [f"  look at: {leads['text']}"] if leads else []
+
+
+def located(failure: Record) -> list[str]:
+    """Where the law breaks, and how a known failure says so."""
+    where = failure.get("where")
+    if not where:
+        return []
+    entries = ", and in another entry ".join(f"where = {json.dumps(one)}" for one in where["regimes"])
+    return [f"  {where['text']}", *([f"  as a known failure: {entries}"] if entries else [])]
 
 
 def _case(failure: Record) -> str:
