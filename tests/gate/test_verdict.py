@@ -42,8 +42,12 @@ CASES = {
         evidence(record("raised-always", answers=0), record(id="two", answers=0), plan=("one", "two")), 5, "never",
     ),
     "never answered, though a law that asks how it refuses is broken": (
+        evidence(record("raised-always", answers=0), record("broken", id="two", law="error.two", answers=0),
+                 plan=("one", "two")), 5, "t:B never answered",
+    ),
+    "never answered, and a law that asks for no pass is broken": (
         evidence(record("raised-always", answers=0), record("broken", id="two", answers=0), plan=("one", "two")),
-        5, "t:B never answered",
+        1, "Broken",
     ),
     "broken without a pass": (evidence(record("broken", answers=0)), 1, "Broken"),
     "interrupted": (evidence(record("broken"), problem("interrupted")), 2, "interrupted"),
