@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 
-from flowref.faults import circumstances, numeric, passes, stateful, surface, swallowed
+from flowref.faults import circumstances, edges, numeric, passes, stateful, surface, swallowed
 from flowref.faults.fault import DIALECTS, Fault, build
 
 __all__ = ["DIALECTS", "FAULTS", "Fault", "build", "find"]
 
-ROOMS = (passes, circumstances, numeric, stateful, surface, swallowed)
+ROOMS = (passes, circumstances, numeric, stateful, surface, swallowed, edges)
 FAULTS: tuple[Fault, ...] = tuple(fault for room in ROOMS for fault in room.FAULTS)
 
 

@@ -23,6 +23,7 @@ PLAIN = {"subnet": "zero", "gin": False}
     directions=ONCE,
     precisions=("float32",),
     needs=("state",),
+    edges=("channels-1", "reflections-hard"),
 )  # fmt: skip
 def initial_scale_is_g(run: Run) -> None:
     """A new block scales by global_affine_init.

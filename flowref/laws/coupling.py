@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from flowref.laws.logdet import jacobians, scale_of
-from flowref.laws.registry import law
+from flowref.laws.registry import EDGES, law
 from flowref.laws.run import Run
 from flowref.laws.spread import SMALL, reaches_the_outputs
 from flowref.reference import split
@@ -76,9 +76,10 @@ def jacobian_is_triangular(run: Run) -> None:
 
 @law(
     "one call of the subnet a pass",
-    broken_by="subnet-called-twice",
+    broken_by=("subnet-called-twice", "subnet-not-called-at-one-channel"),
     regimes=("gin", "reverse-permutation"),
     half=True,
+    edges=EDGES,
 )
 def subnet_called_once(run: Run) -> None:
     """The subnet is called exactly once a pass.
@@ -120,6 +121,7 @@ def subnet_is_called_with_its_hooks(run: Run) -> None:
     regimes=("rank-0", "rank-2", "conditions-0", "conditions-1", "conditions-2", "conditions-3", "channels-odd",
              "reverse-permutation"),
     half=True,
+    edges=("batch-0", "channels-1"),
 )  # fmt: skip
 def subnet_sees_passive_then_conditions(run: Run) -> None:
     """The subnet is given the passive part, then the conditions in their order.

@@ -50,10 +50,11 @@ def by_input(run: Run) -> None:
 
 @law(
     "∂(Σ gy·y + Σ gj·logdet)/∂c_k, and each term alone",
-    broken_by="conditions-detached",
+    broken_by=("conditions-detached", "conditions-detached-at-alpha-0"),
     regimes=("conditions-1", "conditions-2", "rank-0", "rank-1"),
     fix={"conditions": ((1,), (2, 1), (3, 1, 2)), "subnet": ("linear", "network", "convolutional")},
     needs=NEEDS,
+    edges=("alpha-0",),
 )
 def by_conditions(run: Run) -> None:
     """Gradients by the conditions are the reference's.
@@ -68,11 +69,11 @@ def by_conditions(run: Run) -> None:
 
 @law(
     "∂(Σ gy·y + Σ gj·logdet)/∂(s, o, v_k), and each term alone",
-    broken_by=("offset-detached-in-reverse", "sigma-detached-in-logdet"),
+    broken_by=("offset-detached-in-reverse", "sigma-detached-in-logdet", "reflections-of-a-hard-w-take-no-gradient"),
     regimes=("rank-0", "rank-1", "sigmoid", "softplus", "exp", "gin", "reflections-1"),
     fix={**FREE, "reflections": (0, 0, 1, 2, 3), "B": (1, 2, 3), "max_CN": 64},
     needs=(*NEEDS, "state"),
-    edges=("batch-0", "channels-1"),
+    edges=EDGES,
 )
 def by_parameters(run: Run) -> None:
     """Gradients by scale, offset and reflections are the reference's.
@@ -91,6 +92,7 @@ def by_parameters(run: Run) -> None:
     regimes=("rank-0", "rank-2", "subnet-constant", "subnet-linear", "subnet-network", "subnet-convolutional"),
     fix={"subnet": ("constant", "linear", "network", "convolutional")},
     needs=(*NEEDS, "state"),
+    edges=("channels-1", "reflections-hard", "alpha-0"),
 )
 def by_subnet(run: Run) -> None:
     """Gradients by the subnet's parameters are the reference's.

@@ -29,12 +29,13 @@ def _pass_is_right(run: Run) -> None:
 @law(
     "f(x, c) does not depend on the strides of x and c",
     broken_by=("input-read-as-contiguous", "conditions-read-as-contiguous", "channels-last-taken-for-contiguous",
-               "samples-behind-the-storage-are-zero"),
+               "samples-behind-the-storage-are-zero", "input-of-one-channel-read-as-contiguous"),
     regimes=(*REGIMES, "conditions-1", "rank-0", "rank-2"),
     fix={**SMALL, "layout": STRIDED},
     precisions=("float32",),
     needs=NEEDS,
     rows=48,
+    edges=("channels-1",),
 )  # fmt: skip
 def strides_are_followed(run: Run) -> None:
     """Inputs and conditions in any layout give the contiguous result.

@@ -48,6 +48,7 @@ def drawn_error(run: Run) -> float:
     fix={**NEW, "C": (2, 3, 4, 5, 8, 12), "dense": True},
     directions=ONCE,
     precisions=("float32",),
+    edges=("channels-1", "reflections-hard"),
 )
 def w_is_orthogonal(run: Run) -> None:
     """A new block's W is orthogonal.
@@ -65,11 +66,12 @@ def w_is_orthogonal(run: Run) -> None:
 
 @law(
     "det W = +1 for a new soft W",
-    broken_by="soft-has-either-determinant",
+    broken_by=("soft-has-either-determinant", "soft-w-of-one-channel-is-minus-1"),
     regimes=("soft",),
     fix={**NEW, "C": (2, 3, 4, 5), "soft": True, "reflections": 0},
     directions=ONCE,
     precisions=("float32",),
+    edges=("channels-1",),
 )
 def soft_has_determinant_1(run: Run) -> None:
     """A new soft W is a rotation: its determinant is +1.

@@ -65,11 +65,16 @@ def _when_asked(run: Run, do: Callable[[], Any]) -> None:
 
 @law(
     "x, c after f(x; c) = x, c before",
-    broken_by=("active-half-updated-in-place", "conditions-cleared-after-use"),
+    broken_by=(
+        "active-half-updated-in-place",
+        "conditions-cleared-after-use",
+        "input-of-one-channel-is-overwritten",
+    ),
     regimes=("conditions-1", "rank-0", "rank-2", "layout-strided", "layout-expanded"),
     fix={**SMALL, "layout": ("contiguous", "channels-last", "strided", "transposed", "expanded", "offset")},
     precisions=FLOAT32,
     rows=24,
+    edges=("channels-1",),
 )
 def inputs_keep_their_bits(run: Run) -> None:
     """A pass changes neither its input nor its conditions, nor what lies around them.
@@ -278,6 +283,7 @@ def settings_stay(run: Run) -> None:
     fix=SMALL,
     precisions=FLOAT32,
     rows=16,
+    edges=("channels-1",),
 )
 def outputs_are_the_callers(run: Run) -> None:
     """Outputs belong to the caller: later passes leave them alone, and to overwrite them changes no later pass.

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from flowref.cases import Case, Recipe
-from flowref.faults import circumstances, stateful, surface, swallowed
+from flowref.faults import circumstances, edges, stateful, surface, swallowed
 from flowref.faults.corpus import DIALECTS, FAULTS, Fault, build, find
 from flowref.faults.plain import PlainBlock
 from flowref.faults.source import edited, plain_source
@@ -248,7 +248,9 @@ def test_differs_in_the_last_bit(fault: Fault, tools: Any) -> None:
 
 
 # What is refused, kept or left behind, or needs its circumstances, shows on no usual pass: told by their laws.
-SURFACE = {fault.id for fault in (*surface.FAULTS, *stateful.FAULTS, *circumstances.FAULTS, *swallowed.FAULTS)}
+SURFACE = {
+    fault.id for fault in (*surface.FAULTS, *stateful.FAULTS, *circumstances.FAULTS, *swallowed.FAULTS, *edges.FAULTS)
+}
 OTHER = [fault for fault in FAULTS if fault.id not in {*SPECIAL, *SMALL, *SURFACE}]
 COMPARED = [fault for fault in OTHER if not fault.law.startswith("dtype.")]
 NARROW = [fault for fault in OTHER if fault.law.startswith("dtype.")]
