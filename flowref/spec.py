@@ -16,16 +16,18 @@ import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from enum import StrEnum
+from enum import Enum
 from typing import Any
 
 
-class Dialect(StrEnum):
+class Dialect(str, Enum):
     """The three maps known under one name. They agree at α = 1 only in part; docs/block.md has the table."""
 
     ANOMALIB = "anomalib"
     FREIA_MAIN = "freia-main"
     DOCUMENTED = "documented"
+
+    __str__ = str.__str__  # as StrEnum has it, from Python 3.11 on
 
 
 AFFINE_TYPES = ("SIGMOID", "SOFTPLUS", "EXP")

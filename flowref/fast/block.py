@@ -105,7 +105,7 @@ class AllInOneBlock(Base):
         self.dims_in, self.dims_c = [spec.dims], list(spec.dims_c)
 
         C, ones = spec.C, (1,) * spec.rank
-        dtype, device = torch.get_default_dtype(), torch.get_default_device()
+        dtype, device = torch.get_default_dtype(), torch.empty(0).device
         _check_clamping(spec, dtype)
         s = _initial_scale(spec, dtype)
         self.global_scale = nn.Parameter(torch.full((1, C, *ones), s, dtype=dtype, device=device))

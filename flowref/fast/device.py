@@ -51,8 +51,12 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     return y if a.dim() == 3 else y[0]
 
 
+# TF32's setting by the name that torch gives it: from 2.9 on the former, after which to ask for the latter may raise.
+_TF32 = "fp32_precision" if hasattr(torch.backends.cuda.matmul, "fp32_precision") else "allow_tf32"
+
+
 def _rounds(v: Tensor) -> bool:
-    return v.is_cuda and torch.backends.cuda.matmul.fp32_precision not in ("ieee", "none")
+    return v.is_cuda and getattr(torch.backends.cuda.matmul, _TF32) not in ("ieee", "none", False)
 
 
 def _launch(kernel: Any, programs: int, there: Tensor, given: Sequence[Any], **constants: Any) -> None:

@@ -19,6 +19,9 @@ from torch.autograd import forward_ad
 # 1e-10 in the value and 2e-9 in the gradient; exp(40) is far from overflow even in float32.
 SOFTPLUS_LINEAR_FROM = 40.0
 
+# Known from torch 2.7 on: in older ones an export is traced as a compiled pass is, so ONNX can't be had of it.
+_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
+
 
 # ---- global scale
 
@@ -96,7 +99,7 @@ def mix(W: Tensor, v: Tensor, *, may_gather: bool) -> Tensor:
     if W.dim() == 1:
         return v.index_select(1, W)
     matrix = W.reshape(len(W), len(W)).to(v.dtype)
-    if not may_gather or W.requires_grad or torch.compiler.is_exporting():
+    if not may_gather or W.requires_grad or _exporting():
         return multiply(matrix, v)
     if torch.compiler.is_compiling():
         return multiply(matrix, v) if _transformed() else _looked_at_when_run(matrix, v)
@@ -104,7 +107,7 @@ def mix(W: Tensor, v: Tensor, *, may_gather: bool) -> Tensor:
     return v.index_select(1, index) if index is not None else multiply(matrix, v)
 
 
-@torch.library.custom_op("flowref::mix", mutates_args=())
+@torch.library.custom_op("flowref::mix", mutates_args=(), schema="(Tensor W, Tensor v) -> Tensor")
 def _looked_at_when_run(W: Tensor, v: Tensor) -> Tensor:
     """W v for a W that is seldom no permutation, one operator of a compiled graph, so that each run looks at W."""
     index = one_hot_index(W)
@@ -152,7 +155,7 @@ class Reflections(NamedTuple):
         vectors, so solving with it is stable.
         """
         U = vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-        if torch.compiler.is_exporting():  # ONNX has no triangular solve: column by column, H_1 … H_k u_(k+1)
+        if _exporting():  # ONNX has no triangular solve: column by column, H_1 … H_k u_(k+1)
             K = 2 * U[:1].mT
             for k in range(1, len(U)):
                 u = U[k : k + 1].mT

@@ -29,6 +29,13 @@ PATIENCE = 10
 LEAST_PATIENCE = 600.0
 POLL = 0.1
 
+# What -P and PYTHONSAFEPATH do from Python 3.11 on: a file beside the user stands for no module of Python or pytest.
+SAFELY = """\
+import sys
+sys.path = [place for place in sys.path if place]
+from runpy import run_module
+run_module("pytest", run_name="__main__", alter_sys=True)"""
+
 Show = Callable[[Evidence, float], None]
 
 
@@ -44,7 +51,7 @@ def command(settings: Settings, workers: str, first: bool) -> list[str]:
     ours = ["-c", str(Path(__file__).with_name("pytest.ini")), f"--rootdir={tests.parent}", f"--confcutdir={tests}"]
     plugins = ["-p", "xdist.plugin", "-p", "flowref.gate.plugin"]
     runs = ["-n", workers, *(["--dist", "worksteal"] if workers != "0" else []), *(["-x"] if first else [])]
-    return [sys.executable, "-P", "-m", "pytest", str(tests), *ours, *plugins, *runs, *settings.arguments()]
+    return [sys.executable, "-c", SAFELY, str(tests), *ours, *plugins, *runs, *settings.arguments()]
 
 
 def environment(evidence: Path, token: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ Anything unknown in the file is refused, with the nearest legal spelling: a miss
 
 from __future__ import annotations
 
-import tomllib
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -24,6 +24,11 @@ from flowref.cases.regimes import REGIMES
 from flowref.gate.options import DEVICES, DIRECTIONS, PRECISIONS, Unusable, nearest
 from flowref.gate.plan import Item
 from flowref.laws import registry
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 KEYS = ("law", "where", "target", "precision", "direction", "device", "reason", "case")
 

@@ -6,6 +6,7 @@ found: a case that fails otherwise is another finding, and counts as held here.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
@@ -20,6 +21,9 @@ from hypothesis.strategies import SearchStrategy
 from flowref.cases import Recipe
 from flowref.cases.provider import BACKEND
 from flowref.gate.trial import Failure
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import ExceptionGroup
 
 # What making a case smaller may cost.
 SHRINK_CALLS = 100

@@ -6,7 +6,7 @@ add        a stored case -> one more vector in a folder
 
 from __future__ import annotations
 
-import tomllib
+import sys
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,11 @@ from flowref.golden.generate import check_folder, write
 from flowref.golden.listing import Listed, for_spec
 from flowref.golden.reading import Golden
 from flowref.spec import BlockSpec
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 MAX_FILE = 2**20
 FIELDS = (*(name for name in BlockSpec.__dataclass_fields__), "batch", "seed")

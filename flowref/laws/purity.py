@@ -215,10 +215,14 @@ def state_keeps_its_bits(run: Run) -> None:
         run.same(want, after[name], f"{name} after two passes")
 
 
+# TF32's setting by the name that torch gives it: from 2.9 on the former, after which to ask for the latter may raise.
+_TF32 = "fp32_precision" if hasattr(torch.backends.cuda.matmul, "fp32_precision") else "allow_tf32"
+
 # What is global: how to read it, how to put it back.
 GLOBAL: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "default dtype": (torch.get_default_dtype, torch.set_default_dtype),
-    "default device": (torch.get_default_device, torch.set_default_device),
+    # Not by get_default_device, which in torch 2.6 raises once the default was set to None.
+    "default device": (lambda: torch.empty(0).device, torch.set_default_device),
     "grad mode": (torch.is_grad_enabled, torch.set_grad_enabled),
     "deterministic algorithms": (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
     "deterministic cuDNN": (
@@ -226,8 +230,8 @@ GLOBAL: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
         lambda value: setattr(torch.backends.cudnn, "deterministic", value),
     ),
     "TF32 in matrix products": (
-        lambda: torch.backends.cuda.matmul.fp32_precision,
-        lambda value: setattr(torch.backends.cuda.matmul, "fp32_precision", value),
+        lambda: getattr(torch.backends.cuda.matmul, _TF32),
+        lambda value: setattr(torch.backends.cuda.matmul, _TF32, value),
     ),
     "TF32 in convolutions": (
         lambda: torch.backends.cudnn.allow_tf32,
