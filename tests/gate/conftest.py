@@ -29,10 +29,14 @@ class Ended:
         return self.out.strip().splitlines()[-1]
 
 
+# As the script of an installed flowref, which finds nothing in the folder: -P, which Python 3.10 has not.
+SCRIPT = "import sys; sys.path = [place for place in sys.path if place]; from flowref.cli import main; main()"
+
+
 def start(folder: Path, *words: str, timeout: float = 120) -> Ended:
     """Run `python -m flowref.cli WORDS` in a folder, as an installed flowref would run there."""
     env = {**os.environ, "PYTHONPATH": str(Path(flowref.__file__).parents[1]), "TMPDIR": str(folder), "NO_COLOR": "1"}
-    command = [sys.executable, "-P", "-m", "flowref.cli", *words]  # -P: as the script of an installed flowref
+    command = [sys.executable, "-c", SCRIPT, *words]
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=timeout, check=False)
     return Ended(done.returncode, done.stdout + done.stderr)
 
