@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from flowref.cases.stream import edge_rows, rows
-from flowref.fast import AllInOneBlock, choice, device, kernels, nodes, triton_kernels
+from flowref.fast import AllInOneBlock, choice, device, kernels, triton_kernels
 from flowref.laws import registry
 from flowref.laws.run import hold_case
 from flowref.targets import Module
@@ -190,7 +190,7 @@ def test_the_product_is_ieees(shape):
 def test_where_torch_would_round_to_tf32_it_is_not_asked(passes, monkeypatch, row):
     """Soft and reflections, forward, reverse and gradients: every float32 product is the kernel's."""
     counted, product = [], device.product
-    monkeypatch.setattr(nodes, "_rounds", lambda v: True)
+    monkeypatch.setattr(device, "_rounds", lambda v: True)
     monkeypatch.setattr(device, "product", lambda a, b: (counted.append(True), product(a, b))[1])
     hold(("reference", "gradient.by-input"), "anomalib", slice(row, row + 1))
 
