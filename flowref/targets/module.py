@@ -52,6 +52,7 @@ class Module:
         self.not_claimed = stated_not_claimed(self.name, given, NOT_CLAIMED)
         takes, rest = _parameters(make)
         missing = [name for name in ARGUMENTS if name not in takes]
+        self.optional = tuple(name for name in FLAGS if takes.get(name))
         if missing and not rest:
             raise TargetError(
                 f"{self.name} takes {', '.join(takes) or 'no argument by name'}: need {', '.join(missing)} as well, "
@@ -133,19 +134,21 @@ def _stated(make: object, name: str, otherwise: Any) -> Any:
     return otherwise if hasattr(type(value), "__get__") else value
 
 
-def _parameters(make: Callable[..., Any]) -> tuple[list[str], bool]:
-    """Names that a constructor takes by keyword, and whether it takes any other.
+def _parameters(make: Callable[..., Any]) -> tuple[dict[str, bool], bool]:
+    """Names that a constructor takes by keyword, each with whether it has a default, and whether it takes any other.
 
     A class that takes any other, by ``**flags``, hands them on: what the next class takes is among the names.
     """
     own = [vars(one)["__init__"] for one in make.__mro__ if "__init__" in vars(one)] if isinstance(make, type) else []
-    names: list[str] = []
+    names: dict[str, bool] = {}
     for function in (make, *own):
         try:
             found = inspect.signature(function).parameters.values()
         except (TypeError, ValueError):  # written in C, or hiding its signature
             return names, True
-        names += [p.name for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        for p in found:
+            if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY):
+                names.setdefault(p.name, p.default is not p.empty)
         if all(p.kind is not p.VAR_KEYWORD for p in found):
             return names, function is not make
     return names, True
