@@ -21,6 +21,7 @@ from flowref.cases.regimes import EDGES
 from flowref.cases.subnets import PROBES
 from flowref.gate.trial import Failure, Trial, made
 
+ENTRIES = 4  # of known failures, at most: more are no help
 ROWS = 24  # cases tried: a limit of seconds would not be the same everywhere
 Outcome = tuple[frozenset[str], bool]  # a case's regimes; whether the law broke there
 
@@ -52,10 +53,11 @@ TYPES = ("softplus", "sigmoid", "exp")
 
 @dataclass(frozen=True)
 class Choice:
-    """Some answers to a question; None stands for none of its regimes."""
+    """Some answers to a question, and those of the cases outside of it; None stands for none of its regimes."""
 
     question: tuple[str, ...]
     answers: frozenset[str | None]
+    others: frozenset[str | None] = frozenset()
 
     def holds(self, regimes: frozenset[str]) -> bool:
         """Whether a case lies in it."""
@@ -66,11 +68,18 @@ class Choice:
         """The regimes in it; none where it takes cases that have no regime of the question."""
         return [] if None in self.answers else [name for name in self.question if name in self.answers]
 
+    @property
+    def rest(self) -> str:
+        """The other cases, by what they have."""
+        return "without" if None in self.others else f"with {self._said(self.others)}"
+
     def __str__(self) -> str:
-        if self.named:
-            return " or ".join(name.upper() if name in TYPES else name for name in self.named)
-        left = [name for name in self.question if name not in self.answers]
-        return "no " + " and no ".join(left)
+        if self.named and len(self.named) <= max(2, len(self.others)):
+            return self._said(self.answers)
+        return f"no {self._said(self.others - {None})}"
+
+    def _said(self, answers: frozenset[str | None]) -> str:
+        return " or ".join(name.upper() if name in TYPES else name for name in self.question if name in answers)
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,6 @@ class Where:
     choices: tuple[Choice, ...]
     broken: int
     held: int
-    rest: Choice | None = None  # of one choice: the answers of the cases that held
 
     @property
     def regimes(self) -> list[list[str]]:
@@ -90,7 +98,8 @@ class Where:
         outside of it the law holds all the same.
         """
         named = [choice.named for choice in self.choices if choice.named]
-        return [list(one) for one in product(*named)] if named else []
+        entries = [list(one) for one in product(*named)] if named else []
+        return entries if len(entries) <= ENTRIES else []
 
     def __str__(self) -> str:
         tried = self.broken + self.held
@@ -100,8 +109,7 @@ class Where:
         there = f"breaks in {self.broken} of {self.broken} cases with {' and '.join(map(str, self.choices))}"
         if not self.held:
             return there
-        others = f"with {self.rest}" if self.rest and self.rest.named else "others" if self.choices[1:] else "without"
-        return f"{there}, in none of {self.held} {others}"
+        return f"{there}, in none of {self.held} {'others' if self.choices[1:] else self.choices[0].rest}"
 
     def plain(self) -> dict[str, Any]:
         """As a record holds it."""
@@ -120,11 +128,16 @@ def separating(outcomes: Sequence[Outcome]) -> Where:
     broken, held = ([regimes for regimes, out in outcomes if out is side] for side in (True, False))
     found: tuple[Choice, ...] = ()
     if min(len(broken), len(held)) >= 2:
-        narrow = [Choice(q, frozenset(_answer(q, case) for case in broken)) for q in QUESTIONS]
+        narrow = [_narrow(question, broken, held) for question in QUESTIONS]
         said = [one for one in narrow if not all(one.holds(case) for case in held)]
         found = next(_separating(said, held), ())
-    rest = [Choice(one.question, frozenset(_answer(one.question, case) for case in held)) for one in found]
-    return Where(found, len(broken), len(held), rest[0] if len(rest) == 1 else None)
+    return Where(found, len(broken), len(held))
+
+
+def _narrow(question: tuple[str, ...], broken: Sequence[frozenset[str]], held: Sequence[frozenset[str]]) -> Choice:
+    """The narrowest choice in which all broken cases lie."""
+    answers, others = (frozenset(_answer(question, case) for case in cases) for cases in (broken, held))
+    return Choice(question, answers, others - answers)
 
 
 def _separating(said: Sequence[Choice], held: Iterable[frozenset[str]]) -> Iterator[tuple[Choice, ...]]:

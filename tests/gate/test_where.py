@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from flowref.cases import stream
 from flowref.cases.regimes import REGIMES
-from flowref.gate.where import QUESTIONS, Choice, Where, separating
+from flowref.gate.where import QUESTIONS, Where, separating
 
 ROWS = [recipe.case().regimes for recipe in stream.rows("ci")]
 SIMPLE = {"only": ("exp",), "two": ("gin", "reverse-permutation"), "odd": ("channels-odd",)}
@@ -42,6 +42,13 @@ def test_several_values_of_one_question_are_one_choice() -> None:
     assert re.fullmatch(r"breaks in (\d+) of \1 cases with SIGMOID or EXP, in none of \d+ with SOFTPLUS", str(found))
 
 
+def test_many_values_of_a_question_are_said_by_the_others() -> None:
+    found = separating([(row, "conditions-0" not in row) for row in ROWS])
+
+    assert "with no conditions-0, in none of" in str(found) and str(found).endswith(" with conditions-0")
+    assert found.regimes == [["conditions-1"], ["conditions-2"], ["conditions-3"]]
+
+
 def test_what_a_case_has_not_is_said_and_left_out_of_a_known_failure() -> None:
     found = separating([(row, "exp" in row and "gin" not in row) for row in ROWS])
 
@@ -55,8 +62,7 @@ def test_what_is_said_separates_and_nothing_simpler_does(broken: list[bool]) -> 
 
     assert not found.choices or inside == broken
     if len(found.choices) == 2:
-        narrow = [Choice(one.question, one.answers) for one in found.choices]
-        assert all([one.holds(row) for row in ROWS] != broken for one in narrow)
+        assert all([one.holds(row) for row in ROWS] != broken for one in found.choices)
 
 
 @given(st.lists(st.booleans(), min_size=len(ROWS), max_size=len(ROWS)))
