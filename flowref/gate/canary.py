@@ -9,6 +9,7 @@ Two ways to see that it was changed, asked after the target is imported and afte
 
 from __future__ import annotations
 
+import operator
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -61,11 +62,14 @@ class Seen:
     place: Mapping[str, Any]
     key: str
     value: Any
-    code: object
+    code: tuple[Any, ...] | None
 
     def is_unchanged(self) -> bool:
         """Whether the name still stands for the same object, with the same code."""
-        return self.place.get(self.key) is self.value and (self.code is None or _code(self.value) is self.code)
+        if self.place.get(self.key) is not self.value or self.code is None:
+            return self.place.get(self.key) is self.value
+        now = _code(self.value) or ()
+        return len(now) == len(self.code) and all(map(operator.is_, now, self.code))
 
 
 class Canary:
@@ -128,10 +132,13 @@ def _laws() -> Iterator[Seen]:
             yield Seen(f"{law.id}, {key},", vars(law), key, value, _code(value))
 
 
-def _code(value: Any) -> object:
-    """The code of a function, method, property or cached property."""
-    if type(value) is FunctionType:
-        return value.__code__
-    for inner in ("__func__", "fget", "func"):
-        value = getattr(value, inner, value)
-    return getattr(value, "__code__", None)
+def _code(value: Any) -> tuple[Any, ...] | None:
+    """The code of a function, method, property or cached property, then of what it wraps; None where it has none."""
+    found: list[Any] = []
+    while value is not None:
+        if type(value) is not FunctionType:
+            for inner in ("__func__", "fget", "func"):
+                value = getattr(value, inner, value)
+        code, value = getattr(value, "__code__", None), getattr(value, "__wrapped__", None)
+        found += [code] * (code is not None)
+    return tuple(found) or None

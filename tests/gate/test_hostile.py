@@ -85,7 +85,13 @@ IMPORTS = {
         "from flowref.laws.run import Run\nRun.within = lambda *a, **k: None", 3, "the judge was tampered with",
     ),
     "patches its code": (
-        "from flowref.laws.run import Run\nRun.same.__code__ = (lambda *a, **k: None).__code__",
+        "from flowref.laws.run import Run\nRun.same.__wrapped__.__code__ = (lambda *a, **k: None).__code__",
+        3, "the judge was tampered with",
+    ),
+    "patches its outer code": (
+        "from flowref.laws.run import Run\n"
+        "def outer(func, self): return lambda *a, **k: None\n"
+        "Run.same.__code__ = outer(1, 2).__code__.replace(co_freevars=Run.same.__code__.co_freevars)",
         3, "the judge was tampered with",
     ),
     "patches torch": (
