@@ -1,7 +1,6 @@
 """A case: everything that decides a pass, as values.
 
 Case     spec, state, subnet, inputs, incoming gradients, layout; its id is a hash of all that
-LAYOUTS  how the inputs lie in memory; the values never depend on it
 """
 
 from __future__ import annotations
@@ -10,19 +9,18 @@ import hashlib
 import json
 from dataclasses import dataclass, fields
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from flowref.cases.layouts import lay_out
+from flowref.cases.regimes import regimes_of
 from flowref.cases.subnets import Probe, SubnetSpec
 from flowref.spec import BlockSpec
 
 if TYPE_CHECKING:
     from flowref.cases.recipe import Recipe
-
-LAYOUTS = ("contiguous", "channels-last", "strided", "transposed", "expanded", "offset")
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,8 +82,6 @@ class Case:
     @cached_property
     def regimes(self) -> frozenset[str]:
         """Ids of all regimes (`flowref.cases.regimes`) that this case meets."""
-        from flowref.cases.regimes import regimes_of
-
         return regimes_of(self)
 
     @property
@@ -118,35 +114,7 @@ class Case:
             lines.append(f"{self.recipe!r}.case()")
         return "\n".join(lines)
 
-    def save(self, folder: Path | str) -> Path:
-        """Write ``<id>.safetensors`` and ``<id>.json`` into the folder; the path of the JSON file."""
-        from flowref.cases.store import save
-
-        return save(self, folder)
-
 
 def canonical(value: Any) -> bytes:
     """The one JSON text of a value: sorted keys, no spaces, ASCII, shortest floats that read back the same."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-
-
-def lay_out(v: Tensor, layout: str) -> Tensor:
-    """A copy of v (B, C, *S) with equal values and the strides of the layout; what lies around it is NaN.
-
-    expanded: stride 0 over the batch, so v must hold the same values in every sample.
-    """
-    if layout == "channels-last":
-        return v.movedim(1, -1).clone(memory_format=torch.contiguous_format).movedim(-1, 1)
-    if layout == "transposed":
-        return v.transpose(0, 1).clone(memory_format=torch.contiguous_format).transpose(0, 1)
-    if layout == "expanded":
-        return v[:1].clone().expand(v.shape)
-    if layout == "strided":
-        wide = v.new_full((*v.shape[:-1], 2 * v.shape[-1]), torch.nan if v.is_floating_point() else 0)
-        wide[..., ::2] = v
-        return wide[..., ::2]
-    if layout == "offset":
-        around = v.new_full((v.numel() + 8,), torch.nan)
-        around[3 : 3 + v.numel()] = v.flatten()
-        return around[3 : 3 + v.numel()].view(v.shape)
-    return v.clone(memory_format=torch.contiguous_format)

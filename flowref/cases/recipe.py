@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from flowref.cases.bulk import Array, Bulk, round_to_bits
-from flowref.cases.case import LAYOUTS, Case
+from flowref.cases.case import Case
+from flowref.cases.layouts import LAYOUTS
 from flowref.cases.subnets import PROBES, SubnetSpec
 from flowref.spec import AFFINE_TYPES, MAX_RANK, BlockSpec, Dialect
 

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
-from flowref.cases.case import LAYOUTS, Case
+from flowref.cases.layouts import LAYOUTS
 from flowref.cases.subnets import PROBES
 from flowref.spec import AFFINE_TYPES, Dialect
+
+if TYPE_CHECKING:
+    from flowref.cases.case import Case
 
 EDGES = ("batch-0", "channels-1", "reflections-hard", "alpha-0")
 

@@ -17,9 +17,10 @@ import torch
 from safetensors.numpy import save as tensor_bytes
 
 from flowref.cases import files
-from flowref.cases.case import LAYOUTS, Case, canonical
+from flowref.cases.case import Case, canonical
 from flowref.cases.files import FileError as CaseFileError
 from flowref.cases.files import damaged
+from flowref.cases.layouts import LAYOUTS
 from flowref.cases.recipe import Recipe
 from flowref.cases.subnets import PROBES, SubnetSpec
 from flowref.spec import BlockSpec, Dialect

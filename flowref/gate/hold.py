@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from hypothesis.database import DirectoryBasedExampleDatabase
 
-from flowref.cases import Case, Recipe, stream
+from flowref.cases import Case, Recipe, save, stream
 from flowref.gate import known
 from flowref.gate.canary import Canary
 from flowref.gate.diagnosis import Ask, Diagnosis, diagnose
@@ -388,7 +388,7 @@ class Judge:
         case, drawn = failure.case, failure.drawn
         file = None
         try:
-            file = str(case.save((self.settings.report or DEFAULT_REPORT.absolute()) / "cases"))
+            file = str(save(case, (self.settings.report or DEFAULT_REPORT.absolute()) / "cases"))
         except OSError as error:  # a report that can't be written takes nothing from the verdict
             file = f"not saved: {error}"
         words = {"statement": trial.law.statement, "formula": trial.law.formula}

@@ -16,7 +16,7 @@ from itertools import combinations, product
 from typing import Any
 
 from flowref.cases import stream
-from flowref.cases.case import LAYOUTS
+from flowref.cases.layouts import LAYOUTS
 from flowref.cases.regimes import EDGES
 from flowref.cases.subnets import PROBES
 from flowref.gate.trial import Failure, Trial, made

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from flowref.bounds import FLOAT32
-from flowref.cases.case import lay_out
+from flowref.cases.layouts import lay_out
 from flowref.laws.registry import EDGES, LARGE, MANY, law
 from flowref.laws.run import KINDS, THREADS, TURNS, Answer, Run, TargetRaised, threads
 from flowref.laws.spread import SMALL, least, poisoned

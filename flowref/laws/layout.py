@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from flowref.cases.case import lay_out
+from flowref.cases.layouts import lay_out
 from flowref.laws.logdet import scale_of
 from flowref.laws.registry import law
 from flowref.laws.run import Run

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from flowref.cases import CaseFileError, Recipe, load
+from flowref.cases import CaseFileError, Recipe, load, save
 from flowref.cases.case import canonical
 from flowref.cases.store import MAX_JSON
 
@@ -14,7 +14,7 @@ RECIPE = Recipe(B=2, C=3, S=(2,), conditions=(1,), subnet="network", seed=5)
 
 @pytest.fixture
 def path(tmp_path):
-    return RECIPE.case().save(tmp_path)
+    return save(RECIPE.case(), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ def path(tmp_path):
 )
 def test_a_case_comes_back_as_it_was(tmp_path, recipe):
     case = recipe.case()
-    path = case.save(tmp_path)
+    path = save(case, tmp_path)
     back = load(path)
 
     assert path.stem == case.id[:16]
@@ -35,7 +35,7 @@ def test_a_case_comes_back_as_it_was(tmp_path, recipe):
 
 def test_saving_twice_writes_the_same_bytes(path, tmp_path):
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    load(path).save(tmp_path)
+    save(load(path), tmp_path)
 
     assert before == {p.name: p.read_bytes() for p in tmp_path.iterdir()}
 
@@ -174,6 +174,6 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(OSError, match="full"):
-        RECIPE.case().save(tmp_path)
+        save(RECIPE.case(), tmp_path)
 
     assert list(tmp_path.iterdir()) == []

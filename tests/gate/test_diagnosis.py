@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowref.cases import Recipe, stream
+from flowref.cases import Recipe, save, stream
 from flowref.faults import corpus, ports, variants
 from flowref.gate.diagnosis import NEUTRAL, Ask, diagnose, places
 from flowref.gate.findings import EXPLAINED, findings
@@ -287,7 +287,7 @@ class Block(AllInOneBlock):
 
 def test_replay_shows_where_a_target_first_leaves_its_bound(tmp_path: Path, command: Command) -> None:
     (tmp_path / "mine.py").write_text(BLOCK)
-    file = str(Recipe(C=3, S=(2,)).case().save(tmp_path).name)
+    file = str(save(Recipe(C=3, S=(2,)).case(), tmp_path).name)
 
     ended = command("replay", file, "mine.py:Block")
     assert ended.code == 1
@@ -303,7 +303,7 @@ def test_replay_shows_where_a_target_first_leaves_its_bound(tmp_path: Path, comm
 
 def test_replay_holds_the_law_where_no_pass_of_the_case_shows_what_is_wrong(tmp_path: Path, command: Command) -> None:
     (tmp_path / "mine.py").write_text(BLOCK.replace("bool(rev)", "bool(len(y) > 5)"))
-    file = str(Recipe(B=2, C=3, S=(2,), alpha=1.0).case().save(tmp_path).name)
+    file = str(save(Recipe(B=2, C=3, S=(2,), alpha=1.0).case(), tmp_path).name)
 
     assert command("replay", file, "mine.py:Block").code == 0
     held = command("replay", file, "mine.py:Block", "--law", "inverse.reverse-undoes-forward")
@@ -316,8 +316,8 @@ def test_replay_holds_the_law_where_no_pass_of_the_case_shows_what_is_wrong(tmp_
 
 def test_replay_holds_the_law_alone_where_a_precision_does_not_hold_the_input(tmp_path: Path, command: Command) -> None:
     """Elsewhere the input would be rounded for the target alone, and every block be wrong."""
-    short = str(stream.narrow({}, "anomalib", law("clamp.exhaustive-half").fix).case().save(tmp_path).name)
-    long = str(Recipe(bits=53).case().save(tmp_path).name)
+    short = str(save(stream.narrow({}, "anomalib", law("clamp.exhaustive-half").fix).case(), tmp_path).name)
+    long = str(save(Recipe(bits=53).case(), tmp_path).name)
 
     for file, precision in ((short, "bfloat16"), (long, "float32")):
         refused = command("replay", file, "--precision", precision)
@@ -375,8 +375,8 @@ def test_a_law_is_not_held_to_a_case_that_the_gate_would_not_hold_it_to(name: st
 
 
 def test_replay_refuses_what_it_cannot_use(tmp_path: Path, command: Command) -> None:
-    file = str(Recipe(C=3).case().save(tmp_path).name)
-    other = str(replace(Recipe(C=3, seed=5).case(), recipe=None).save(tmp_path).name)
+    file = str(save(Recipe(C=3).case(), tmp_path).name)
+    other = str(save(replace(Recipe(C=3, seed=5).case(), recipe=None), tmp_path).name)
     for words, said in (
         (["none.json"], "none.json"),
         ([file, "mine.py:Block"], "there is no file mine.py"),

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from flowref.cases import Recipe, load
+from flowref.cases import Recipe, load, save
 from flowref.cases.case import canonical
 from flowref.cases.files import FileError
 from flowref.golden import commands
@@ -347,7 +347,7 @@ def test_random_damage_is_refused_or_harmless(folder, monkeypatch, tmp_path):
 
 def test_random_damage_to_a_case_is_refused_or_harmless(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    path = Recipe(C=3, S=(2,), conditions=(1,), subnet="network").case().save(tmp_path / "case")
+    path = save(Recipe(C=3, S=(2,), conditions=(1,), subnet="network").case(), tmp_path / "case")
     hurt, read = lambda rng, folder: damage_case(rng, path), lambda folder: load(path)
 
     slowest, refusals = hold_against_damage(tmp_path / "case", TRIALS, 0, hurt, read)

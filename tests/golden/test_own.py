@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from flowref.cases import Recipe
+from flowref.cases import Recipe, save
 from flowref.faults.plain import PlainBlock
 from flowref.gate.options import Unusable
 from flowref.golden import commands
@@ -93,7 +93,7 @@ def test_a_missing_file_of_specs_is_refused(tmp_path):
 @pytest.mark.parametrize("subnet", ["linear", "network", "convolutional", "activation", "zero", "constant"])
 def test_a_stored_case_becomes_a_vector(tmp_path, subnet):
     case = Recipe(C=4, S=(3,), conditions=(1,), subnet=subnet, seed=3).case()
-    path = case.save(tmp_path / "cases")
+    path = save(case, tmp_path / "cases")
 
     vector, new = add(path, tmp_path / "own")
     golden = Golden.open(tmp_path / "own")
@@ -104,7 +104,7 @@ def test_a_stored_case_becomes_a_vector(tmp_path, subnet):
 
 
 def test_adding_keeps_what_is_there(few, folder, tmp_path):
-    path = Recipe(C=2, B=1, seed=9).case().save(tmp_path / "cases")
+    path = save(Recipe(C=2, B=1, seed=9).case(), tmp_path / "cases")
     out = StringIO()
 
     assert commands.add(str(path), str(folder), Console(file=out)) == 0
@@ -118,21 +118,21 @@ def test_adding_keeps_what_is_there(few, folder, tmp_path):
 
 
 def test_numbers_that_are_no_float32_are_refused(tmp_path):
-    path = Recipe(bits=53).case().save(tmp_path)
+    path = save(Recipe(bits=53).case(), tmp_path)
 
     with pytest.raises(Unusable, match="x holds numbers that are no float32"):
         add(path, tmp_path / "own")
 
 
 def test_a_subnet_that_is_one_only_in_torch_is_refused(tmp_path):
-    path = Recipe(subnet="frozen").case().save(tmp_path)
+    path = save(Recipe(subnet="frozen").case(), tmp_path)
 
     with pytest.raises(Unusable, match="its subnet is of the kind frozen"):
         add(path, tmp_path / "own")
 
 
 def test_a_case_is_not_added_to_a_damaged_folder(folder, tmp_path):
-    path = Recipe().case().save(tmp_path / "cases")
+    path = save(Recipe().case(), tmp_path / "cases")
     (folder / "anomalib.safetensors").write_bytes(b"")
 
     with pytest.raises(Unusable, match="it has 0 bytes, and manifest.json says"):
