@@ -635,10 +635,10 @@ FAULTS: tuple[Fault, ...] = (
         "two GPUs only: a constant is made on the current one",
         (ANSWER, 'return (y + torch.zeros(1, device="cuda"),), logdet'),
     ),
-    # reference
+    # state
     fault(
         "clamping-of-1.9-by-default",
-        "reference.defaults-are-the-documented-ones",
+        "state.defaults-are-the-documented-ones",
         "whoever leaves the argument out gets another map",
         ("affine_clamping: float = 2.0,", "affine_clamping: float = 1.9,"),
     ),

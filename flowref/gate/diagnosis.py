@@ -34,7 +34,7 @@ ANY, SECOND = "an answer", "output of a second pass"
 ABOUT = {
     "reference.several-threads-equal-reference": "threads",
     "gradient.on-several-threads": "threads",
-    "reference.defaults-are-the-documented-ones": "defaults of the constructor",
+    "state.defaults-are-the-documented-ones": "defaults of the constructor",
     "batch.not-finite-reaches-its-outputs": "values that are not finite",
     "condition.not-finite-reaches-its-outputs": "values that are not finite",
     "coupling.not-finite-answer-reaches-the-outputs": "values that are not finite",

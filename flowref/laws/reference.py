@@ -1,13 +1,10 @@
 """What the block computes is what the reference computes."""
 
-from typing import Any
-
 import torch
 
 from flowref.laws.logdet import scale_of
 from flowref.laws.registry import EDGES, LARGE, MANY, law
-from flowref.laws.run import THREADS, TURNS, Run, seed_everything, threads
-from flowref.targets.module import OMITTED
+from flowref.laws.run import THREADS, TURNS, Run, threads
 
 
 @law(
@@ -50,47 +47,6 @@ def inference_equals_reference(run: Run) -> None:
             got = run.go(x.clone(), [v.clone() for v in c])  # tensors of that mode, in the layout of the case
         run.near(run.want.out, got.y, f"the output under {mode.__name__}")
         run.near(run.want.logdet, got.logdet, f"the log-det under {mode.__name__}", scale=scale_of(run))
-
-
-@law(
-    "AllInOneBlock(dims_in, dims_c, subnet_constructor) = the block of the documented defaults: α = 2, g = 1, no GIN …",
-    broken_by="clamping-of-1.9-by-default",
-    regimes=("rank-0", "rank-2", "softplus"),
-    fix={"affine": "SOFTPLUS", "g": 1.0, "alpha": 2.0, "gin": False, "soft": False, "reflections": 0,
-         "reverse_permutation": False, "subnet": ("linear", "network"), "max_CN": 64, "max_B": 3},
-    precisions=("float32",),
-    needs=("state",),
-    rows=4,
-)  # fmt: skip
-def defaults_are_the_documented_ones(run: Run) -> None:
-    """A block made without its optional arguments has the state and the map of one made with their defaults.
-
-    Bound: none for the state, made from one seed; the error of the pass for output and log-det.
-    Sees: a default of one's own, which only those meet who leave the argument out.
-    Blind to: arguments that the constructor asks for.
-    Spec: 1. Since: 0.2.
-    """
-    optional = getattr(run.target, "optional", ())
-    if not optional:
-        run.meter.moot = "the constructor asks for every argument"
-        return
-
-    def made(**changed: Any) -> Any:
-        seed_everything(int(run.case.id[:8], 16))
-        return run.target.construct(run.spec, run.case.subnet_constructor, **changed)
-
-    block = run.ask("the constructor", lambda: made(**dict.fromkeys(optional, OMITTED)))
-    want = run.ask("the constructor", made).state_dict()
-    got = block.state_dict()
-    own = lambda state: sorted(name for name in state if "." not in name)  # noqa: E731
-    run.equal(own(want), own(got), "names of the state")
-    for name in own(want):
-        run.same(want[name], got[name], f"{name} of a new block")
-    block = block.to(device=run.device, dtype=run.dtype)
-    run.ask("loading the state", lambda: run.target.load(block, run.case.state))
-    answer = run.go(block=block)
-    run.near(run.want.out, answer.y, "the output of a block made by its defaults")
-    run.near(run.want.logdet, answer.logdet, "the log-det of a block made by its defaults", scale=scale_of(run))
 
 
 @law(
