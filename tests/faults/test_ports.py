@@ -14,6 +14,7 @@ from flowref.laws.run import LawBroken, Run, seed_everything
 from flowref.targets import Module
 
 each = pytest.mark.parametrize("port", PORTS, ids=[port.id for port in PORTS])
+ROUNDING = 2**10 * torch.finfo(torch.float64).eps
 SAMPLE = ("every-type-softplus", "reflections-ignored", "scale-after-mixing", "parts-come-out-swapped")
 
 
@@ -42,6 +43,12 @@ def answered(make: type[torch.nn.Module], recipe: stream.Recipe) -> list[torch.T
     return found
 
 
+def _apart(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Further than rounding alone takes two correct blocks (test_variants.py); NaN is."""
+    near = abs(a - b) <= ROUNDING * abs(a).max() if a.numel() else torch.tensor(True)
+    return not bool(near.all())
+
+
 @each
 def test_a_port_differs_from_the_plain_block(port: Port) -> None:
     make = build(port)
@@ -51,7 +58,7 @@ def test_a_port_differs_from_the_plain_block(port: Port) -> None:
         assert right is not None
         if wrong is None:
             return True
-        return any(a.shape != b.shape or not torch.allclose(a, b) for a, b in zip(right, wrong, strict=True))
+        return any(a.shape != b.shape or _apart(a, b) for a, b in zip(right, wrong, strict=True))
 
     assert any(differs(recipe) for recipe in stream.rows("smoke"))
 
